@@ -1,0 +1,106 @@
+//! Sockets as the mesh needs them: marked, transparent, and opened inside a pod's namespace by the caller
+//! (see [`super::netns::Netns::run`]).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use mesh_common::abi::AGENT_MARK;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// Accept queue of a pod's listeners; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Keep-alive of application and outgoing sockets (protocol note, section 5.8).
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(180))
+    .with_interval(Duration::from_secs(180))
+    .with_retries(9);
+
+/// Opens a listener on `port` of every address, v6 and v4 alike (v4 alone where v6 is off), in the thread's namespace.
+///
+/// It carries the agent's mark (so does every socket accepted from it), takes connections to addresses that are not
+/// local, and shares the port with the other shards' listeners and with the next generation's.
+pub fn listen(port: u16) -> io::Result<TcpListener> {
+    match listen_on(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
+        Err(e) if v6_is_off(&e) => listen_on(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)),
+        other => other,
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = new_socket(address.ip())?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    set_transparent(&socket, address.ip())?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn v6_is_off(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// Whose address an outgoing connection shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The pod's own, as routing chooses it.
+    Own,
+    /// This address, though it is not local (port chosen by the kernel when it connects).
+    Of(IpAddr),
+}
+
+/// Starts a non-blocking connect to `to` in the thread's namespace. The socket carries the agent's mark.
+pub fn start_connect(source: Source, to: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let socket = new_socket(to.ip())?;
+    if let Source::Of(ip) = source {
+        set_transparent(&socket, ip)?;
+        // The port is drawn at connect time from the whole 4-tuple, so one client can have more than 64k connections.
+        socket.set_bind_address_no_port(true)?;
+        socket.bind(&SocketAddr::new(ip, 0).into())?;
+    }
+    match socket.connect(&to.into()) {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(socket.into())
+}
+
+fn new_socket(family_of: IpAddr) -> io::Result<Socket> {
+    let domain = if family_of.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_mark(AGENT_MARK)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    Ok(socket)
+}
+
+fn set_transparent(socket: &Socket, family_of: IpAddr) -> io::Result<()> {
+    match family_of {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        IpAddr::V6(_) => set_transparent_v6(socket),
+    }
+}
+
+/// `IPV6_TRANSPARENT` has no safe wrapper in socket2.
+#[expect(unsafe_code, reason = "setsockopt(2) without a wrapper")]
+fn set_transparent_v6(socket: &Socket) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open for as long as `socket` lives, and the option value is a c_int of the given size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IPV6,
+            libc::IPV6_TRANSPARENT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
