@@ -26,14 +26,13 @@ impl Tasks {
     /// Runs `future` on the current multi-threaded runtime until it ends or the group is stopped.
     pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        #[expect(clippy::let_underscore_must_use, reason = "the tracker owns the task; its handle is not needed")]
-        let _ = self.tracker.spawn(async move { stop.run_until_cancelled_owned(future).await });
+        // The tracker owns the task; its handle is not needed.
+        drop(self.tracker.spawn(async move { stop.run_until_cancelled_owned(future).await }));
     }
 
     /// Runs `future` on the current thread's `LocalSet`; it is not cut by [`Tasks::stop`], only awaited by `drain`.
     pub fn spawn_local(&self, future: impl Future<Output = ()> + 'static) {
-        #[expect(clippy::let_underscore_must_use, reason = "the tracker owns the task; its handle is not needed")]
-        let _ = self.tracker.spawn_local(future);
+        drop(self.tracker.spawn_local(future));
     }
 
     pub fn stop(&self) {

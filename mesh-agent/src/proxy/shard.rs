@@ -1,11 +1,25 @@
-//! (written next) Shards: one single-threaded runtime per core.
+//! Shards: one single-threaded runtime per core. A connection lives its whole life on one shard, and nothing on its path
+//! takes a lock that another shard takes; configuration arrives as an immutable snapshot.
 
+use std::collections::HashMap;
+use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::model::PodSpec;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+
+use super::pod::Pod;
+use super::record::Books;
+use crate::identity::Certs;
+use crate::model::{PodSpec, World};
 use crate::sys::netns::Netns;
+use crate::sys::socket::netns_cookie;
+use crate::sys::thread;
 
 /// A pod that a shard serves.
 #[derive(Clone, Debug)]
@@ -22,19 +36,189 @@ pub struct PodListeners {
     pub hbone: TcpListener,
 }
 
+/// What every shard is given.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// Name of the node's network.
+    pub network: Arc<str>,
+    pub worlds: watch::Receiver<Arc<World>>,
+    pub certs: Certs,
+}
+
 /// Handle on all shards. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Shards {}
+pub struct Shards {
+    doors: Arc<[mpsc::UnboundedSender<Order>]>,
+}
+
+/// The threads behind [`Shards`]; they end after [`Shards::stop`].
+#[derive(Debug)]
+pub struct Threads(Vec<JoinHandle<()>>);
+
+type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
+
+enum Order {
+    Serve(LocalPod, PodListeners, oneshot::Sender<io::Result<()>>),
+    Retire(Arc<str>, Duration, oneshot::Sender<()>),
+    Ask(Ask),
+    Stop,
+}
+
+/// What the pods of one shard share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) network: Arc<str>,
+    pub(super) worlds: watch::Receiver<Arc<World>>,
+    pub(super) certs: Certs,
+    pub(super) books: Rc<Books>,
+}
 
 impl Shards {
+    /// Starts `count` shards; `books` makes each one's books, on its own thread.
+    pub fn start(
+        count: usize,
+        deps: &Deps,
+        books: impl Fn(usize) -> Books + Clone + Send + 'static,
+    ) -> io::Result<(Self, Threads)> {
+        let (mut doors, mut threads) = (Vec::new(), Vec::new());
+        for index in 0..count.max(1) {
+            let (door, orders) = mpsc::unbounded_channel();
+            let (deps, books) = (deps.clone(), books.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            threads.push(thread::spawn(&format!("shard-{index}"), move || {
+                let books = Rc::new(books(index));
+                LocalSet::new().block_on(&runtime, run(deps, books, orders));
+            })?);
+            doors.push(door);
+        }
+        Ok((Self { doors: doors.into() }, Threads(threads)))
+    }
+
     pub fn count(&self) -> usize {
-        1
+        self.doors.len()
     }
 
     /// Starts serving a pod, with one set of listeners per shard (`listeners.len() == self.count()`).
-    pub async fn serve(&self, _pod: LocalPod, _listeners: Vec<PodListeners>) {}
+    pub async fn serve(&self, pod: LocalPod, listeners: Vec<PodListeners>) -> io::Result<()> {
+        for (door, listeners) in self.doors.iter().zip(listeners) {
+            let (done, result) = oneshot::channel();
+            send(door, Order::Serve(pod.clone(), listeners, done))?;
+            result.await.map_err(|_| shard_is_gone())??;
+        }
+        Ok(())
+    }
 
     /// Closes the pod's listeners at once, tells peers to go elsewhere, and waits for its connections to end; those
     /// still open after `deadline` are cut.
-    pub async fn retire(&self, _uid: &str, _deadline: Duration) {}
+    pub async fn retire(&self, uid: &str, deadline: Duration) {
+        let mut waits = Vec::new();
+        for door in &*self.doors {
+            let (done, wait) = oneshot::channel();
+            if send(door, Order::Retire(uid.into(), deadline, done)).is_ok() {
+                waits.push(wait);
+            }
+        }
+        for wait in waits {
+            // A shard that is gone serves nobody.
+            wait.await.ok();
+        }
+    }
+
+    /// Puts a question to the books of every shard and collects the answers.
+    pub async fn ask<T: Send + 'static>(&self, question: impl Fn(&Rc<Books>) -> T + Clone + Send + 'static) -> Vec<T> {
+        let mut answers = Vec::new();
+        for door in &*self.doors {
+            let (reply, answer) = oneshot::channel();
+            let question = question.clone();
+            let ask: Ask = Box::new(move |books| drop(reply.send(question(books))));
+            if send(door, Order::Ask(ask)).is_ok()
+                && let Ok(answer) = answer.await
+            {
+                answers.push(answer);
+            }
+        }
+        answers
+    }
+
+    /// Ends the shards' threads; pods that were not retired are cut.
+    pub fn stop(&self) {
+        for door in &*self.doors {
+            // A shard that is gone has stopped.
+            send(door, Order::Stop).ok();
+        }
+    }
+}
+
+impl Threads {
+    /// Waits for the threads, after [`Shards::stop`].
+    pub fn join(self) {
+        for thread in self.0 {
+            if thread.join().is_err() {
+                tracing::error!("a shard's thread panicked");
+            }
+        }
+    }
+}
+
+fn send(door: &mpsc::UnboundedSender<Order>, order: Order) -> io::Result<()> {
+    door.send(order).map_err(|_| shard_is_gone())
+}
+
+fn shard_is_gone() -> io::Error {
+    io::Error::other("the shard has ended")
+}
+
+async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let worlds = local_copy(deps.worlds);
+    let shared = Shared { network: deps.network, worlds, certs: deps.certs, books };
+    let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Serve(pod, listeners, done) => {
+                // The asker may have given up; the pod is served all the same until it is retired.
+                done.send(serve(&shared, &mut pods, pod, listeners)).ok();
+            }
+            Order::Retire(uid, deadline, done) => {
+                let pod = pods.remove(&uid);
+                drop(tokio::task::spawn_local(async move {
+                    if let Some(pod) = pod {
+                        pod.retire(deadline).await;
+                    }
+                    done.send(()).ok();
+                }));
+            }
+            Order::Ask(ask) => ask(&shared.books),
+            Order::Stop => return,
+        }
+    }
+}
+
+fn serve(
+    shared: &Shared,
+    pods: &mut HashMap<Arc<str>, Rc<Pod>>,
+    local: LocalPod,
+    listeners: PodListeners,
+) -> io::Result<()> {
+    let cookie = netns_cookie(listeners.hbone.as_fd())?;
+    let uid = Arc::clone(&local.spec.uid);
+    let pod = Pod::new(local, cookie, shared);
+    pod.serve(listeners)?;
+    pods.insert(uid, pod);
+    Ok(())
+}
+
+/// A watch of this shard's own, fed from the shared one: reading it per connection touches no other shard's cache line.
+fn local_copy(mut shared: watch::Receiver<Arc<World>>) -> watch::Receiver<Arc<World>> {
+    let (writer, reader) = watch::channel(Arc::clone(&shared.borrow_and_update()));
+    drop(tokio::task::spawn_local(async move {
+        while shared.changed().await.is_ok() {
+            let world = Arc::clone(&shared.borrow_and_update());
+            if writer.send(world).is_err() {
+                return;
+            }
+        }
+        // The source is gone (shutdown): what is in force stays in force.
+        writer.closed().await;
+    }));
+    reader
 }

@@ -1,5 +1,6 @@
 //! Network namespaces: entering one, and coming back.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,13 +36,28 @@ impl Netns {
     ///
     /// Aborts the process if the way back fails: a thread in the wrong namespace would send traffic from the wrong pod.
     pub fn run<T>(&self, body: impl FnOnce() -> T) -> io::Result<T> {
-        let home = Self::current()?;
+        let back = Return { home: home()? };
         enter(self.file.as_fd())?;
-        let back = Return { home };
         let value = body();
         drop(back);
         Ok(value)
     }
+}
+
+thread_local! {
+    /// Where this thread lives. Only [`Netns::run`] moves a thread, and it always comes back, so it is looked up once.
+    static HOME: OnceCell<Netns> = const { OnceCell::new() };
+}
+
+fn home() -> io::Result<Netns> {
+    HOME.with(|home| match home.get() {
+        Some(found) => Ok(found.clone()),
+        None => Ok(home.get_or_init({
+            let found = Netns::current()?;
+            || found
+        })
+        .clone()),
+    })
 }
 
 /// Goes home when dropped, so that a panic in the body cannot strand the thread.

@@ -60,7 +60,7 @@ pub fn start_connect(source: Source, to: SocketAddr) -> io::Result<std::net::Tcp
     if let Source::Of(ip) = source {
         set_transparent(&socket, ip)?;
         // The port is drawn at connect time from the whole 4-tuple, so one client can have more than 64k connections.
-        socket.set_bind_address_no_port(true)?;
+        turn_on(&socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
         socket.bind(&SocketAddr::new(ip, 0).into())?;
     }
     match socket.connect(&to.into()) {
@@ -83,24 +83,44 @@ fn new_socket(family_of: IpAddr) -> io::Result<Socket> {
 fn set_transparent(socket: &Socket, family_of: IpAddr) -> io::Result<()> {
     match family_of {
         IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
-        IpAddr::V6(_) => set_transparent_v6(socket),
+        IpAddr::V6(_) => turn_on(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
     }
 }
 
-/// `IPV6_TRANSPARENT` has no safe wrapper in socket2.
+/// Sets a boolean socket option that socket2 has no wrapper for.
 #[expect(unsafe_code, reason = "setsockopt(2) without a wrapper")]
-fn set_transparent_v6(socket: &Socket) -> io::Result<()> {
+fn turn_on(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let on: libc::c_int = 1;
     // SAFETY: the descriptor is open for as long as `socket` lives, and the option value is a c_int of the given size.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_IPV6,
-            libc::IPV6_TRANSPARENT,
+            level,
+            option,
             (&raw const on).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `SO_NETNS_COOKIE` (Linux 5.14): the number by which BPF programs know the socket's network namespace.
+#[expect(unsafe_code, reason = "getsockopt(2) without a wrapper")]
+pub fn netns_cookie(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed, so it is open; the value and its size belong together and outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

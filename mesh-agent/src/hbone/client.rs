@@ -1,0 +1,155 @@
+//! The client end of a tunnel: one HTTP/2 connection, many CONNECT streams.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection, SendRequest};
+use http::{HeaderMap, Request, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::stream::Stream;
+use super::{
+    CLIENT_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW,
+    STREAMS_PER_TUNNEL, server::keep_alive,
+};
+
+/// An open tunnel. It stays usable until [`Tunnel::usable`] says otherwise; streams outlive that. `P` is what the caller
+/// knows of the peer.
+#[derive(Debug)]
+pub struct Tunnel<P> {
+    pub peer: P,
+    requests: SendRequest<Bytes>,
+    state: Rc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    streams: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+/// Why a CONNECT did not become a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The peer never saw the request; another tunnel may take it.
+    #[error("the tunnel is going away: {0}")]
+    GoingAway(h2::Error),
+    #[error("the tunnel failed: {0}")]
+    Broken(#[from] h2::Error),
+    /// The peer answered with something else than 200; 401 is a denial by policy.
+    #[error("http status: {}", .0.as_u16())]
+    Status(StatusCode),
+}
+
+/// Starts HTTP/2 on `io`, which is past its TLS handshake. The returned future drives the connection and must be
+/// spawned; it ends when the connection does.
+pub async fn start<T, P>(
+    io: T,
+    peer: P,
+) -> Result<(Tunnel<P>, impl Future<Output = Result<(), h2::Error>> + use<T, P>), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (requests, connection) = builder().handshake::<_, Bytes>(io).await?;
+    let state = Rc::new(State::default());
+    let tunnel = Tunnel { peer, requests, state: Rc::clone(&state) };
+    Ok((tunnel, drive(connection, state)))
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(CLIENT_HEADER_LIST)
+        .initial_max_send_streams(STREAMS_PER_TUNNEL)
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .enable_push(false);
+    builder
+}
+
+async fn drive<T>(mut connection: Connection<T, Bytes>, state: Rc<State>) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let pings = keep_alive(connection.ping_pong());
+    let result = tokio::select! {
+        result = connection => result,
+        () = pings => Ok(()),
+    };
+    state.ended.set(true);
+    result
+}
+
+impl<P> Tunnel<P> {
+    /// Whether a new stream may be opened on it.
+    pub fn usable(&self) -> bool {
+        !self.state.ended.get() && self.state.streams.get() < self.cap()
+    }
+
+    /// Whether the connection is gone.
+    pub fn ended(&self) -> bool {
+        self.state.ended.get()
+    }
+
+    /// Takes the tunnel out of use for new streams.
+    pub fn abandon(&self) {
+        self.state.ended.set(true);
+    }
+
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        self.state.streams.get()
+    }
+
+    fn cap(&self) -> usize {
+        self.requests.current_max_send_streams().min(STREAMS_PER_TUNNEL)
+    }
+
+    /// Sends a CONNECT and waits for its answer. The stream counts until its sender is dropped.
+    pub async fn open(&self, request: Request<()>) -> Result<(Stream, HeaderMap), OpenError> {
+        let slot = Slot::take(&self.state);
+        let mut requests = self.requests.clone().ready().await.map_err(before_sending)?;
+        let (response, send) = requests.send_request(request, false).map_err(before_sending)?;
+        let response = response.await.map_err(|error| {
+            if never_processed(&error) { OpenError::GoingAway(error) } else { OpenError::Broken(error) }
+        })?;
+        let (head, receive) = response.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(OpenError::Status(head.status));
+        }
+        Ok((Stream::new(send, receive, Some(slot)), head.headers))
+    }
+}
+
+fn before_sending(error: h2::Error) -> OpenError {
+    OpenError::GoingAway(error)
+}
+
+/// RFC 9113, sections 6.8 and 8.7: a refused stream, or one past the last id of a GOAWAY, was not processed.
+fn never_processed(error: &h2::Error) -> bool {
+    error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote())
+}
+
+/// One stream's place on its tunnel.
+#[derive(Debug)]
+pub(super) struct Slot {
+    state: Rc<State>,
+}
+
+impl Slot {
+    fn take(state: &Rc<State>) -> Self {
+        state.streams.set(state.streams.get() + 1);
+        Self { state: Rc::clone(state) }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.state.streams.set(self.state.streams.get() - 1);
+    }
+}

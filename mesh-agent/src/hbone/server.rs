@@ -1,0 +1,110 @@
+//! The server end of a tunnel: takes CONNECT streams until the client leaves or the pod does.
+
+use std::future::{Future, pending};
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{PingPong, Reason, RecvStream};
+use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::head::{Authority, BadHead};
+use super::stream::Stream;
+use super::{
+    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, SERVER_HEADER_LIST,
+    SERVER_MAX_STREAMS, STREAM_WINDOW,
+};
+
+/// A CONNECT that waits for its answer. Dropped without one, it is answered by a reset.
+#[derive(Debug)]
+pub struct Incoming {
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+impl Incoming {
+    /// What is asked for.
+    pub fn authority(&self) -> Result<Authority, BadHead> {
+        Authority::of(&self.request)
+    }
+
+    pub fn headers(&self) -> &http::HeaderMap {
+        self.request.headers()
+    }
+
+    /// Answers 200 and hands over the stream. `baggage` describes this end.
+    pub fn accept(mut self, baggage: Option<HeaderValue>) -> Result<Stream, h2::Error> {
+        let mut response = Response::new(());
+        if let Some(baggage) = baggage {
+            response.headers_mut().insert("baggage", baggage);
+        }
+        let send = self.respond.send_response(response, false)?;
+        Ok(Stream::new(send, self.request.into_body(), None))
+    }
+
+    /// Answers with an error status, without a body.
+    pub fn refuse(mut self, status: StatusCode) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        // The peer may be gone already; there is nobody else to tell.
+        self.respond.send_response(response, true).ok();
+    }
+}
+
+/// Serves one connection: `on_stream` gets each CONNECT and must not block. When `leaving` is cancelled the client is told
+/// to go elsewhere (GOAWAY) and the connection ends with its last stream.
+pub async fn serve<T>(io: T, leaving: CancellationToken, mut on_stream: impl FnMut(Incoming)) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection: Connection<T, Bytes> = builder().handshake(io).await?;
+    let mut pings = std::pin::pin!(keep_alive(connection.ping_pong()));
+    let mut told = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = leaving.cancelled(), if !told => {
+                told = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            () = &mut pings => {
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                return Ok(());
+            }
+        };
+        match accepted {
+            Some(Ok((request, respond))) => on_stream(Incoming { request, respond }),
+            Some(Err(error)) => return Err(error),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(SERVER_HEADER_LIST)
+        .max_concurrent_streams(SERVER_MAX_STREAMS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET);
+    builder
+}
+
+/// Pings the peer for as long as it answers; ends when it does not.
+pub(super) fn keep_alive(pings: Option<PingPong>) -> impl Future<Output = ()> {
+    async move {
+        let Some(mut pings) = pings else { return pending().await };
+        loop {
+            tokio::time::sleep(PING_INTERVAL).await;
+            let answer = tokio::time::timeout(PING_TIMEOUT, pings.ping(h2::Ping::opaque())).await;
+            if !matches!(answer, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+}

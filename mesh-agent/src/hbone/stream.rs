@@ -1,0 +1,124 @@
+//! The bytes of one CONNECT stream: two independent directions with HTTP/2 flow control.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+
+use super::client::Slot;
+
+/// Both directions of a stream.
+#[derive(Debug)]
+pub struct Stream {
+    pub send: Sender,
+    pub receive: Receiver,
+}
+
+/// Towards the peer. Dropped before [`Sender::finish`], it resets the stream.
+#[derive(Debug)]
+pub struct Sender {
+    inner: SendStream<Bytes>,
+    _slot: Option<Slot>,
+}
+
+/// From the peer.
+#[derive(Debug)]
+pub struct Receiver {
+    inner: RecvStream,
+}
+
+/// How the peer ended a stream before its end of data.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// Its application reset the connection (RFC 9113, section 8.5), or it had to give up.
+    #[error("the peer reset the stream: {0}")]
+    Reset(Reason),
+    #[error("the tunnel broke: {0}")]
+    Tunnel(h2::Error),
+}
+
+impl Stream {
+    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, slot: Option<Slot>) -> Self {
+        Self { send: Sender { inner: send, _slot: slot }, receive: Receiver { inner: receive } }
+    }
+}
+
+impl Sender {
+    /// Waits until some of `wanted` bytes may be sent, and tells how many.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, StreamError>> {
+        loop {
+            let room = self.inner.capacity().min(wanted);
+            if room > 0 {
+                return Poll::Ready(Ok(room));
+            }
+            self.inner.reserve_capacity(wanted);
+            if self.inner.capacity() > 0 {
+                continue;
+            }
+            match ready!(self.inner.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => return Poll::Ready(Err(StreamError::Reset(Reason::STREAM_CLOSED))),
+            }
+        }
+    }
+
+    /// Sends bytes for which [`Sender::poll_room`] made room.
+    pub fn send(&mut self, data: Bytes) -> Result<(), StreamError> {
+        self.inner.send_data(data, false).map_err(StreamError::from)
+    }
+
+    /// Gives back room that was asked for and not used, so that quiet streams hold none of the connection's window.
+    pub fn give_back_room(&mut self) {
+        self.inner.reserve_capacity(0);
+    }
+
+    /// Ends this direction in order.
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        self.inner.send_data(Bytes::new(), true).map_err(StreamError::from)
+    }
+
+    /// Cuts the stream: the application on this side reset its connection.
+    pub fn reset(&mut self) {
+        self.inner.send_reset(Reason::CONNECT_ERROR);
+    }
+
+    /// Ready when the peer has reset the stream.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        match ready!(self.inner.poll_reset(cx)) {
+            Ok(reason) => Poll::Ready(StreamError::Reset(reason)),
+            Err(error) => Poll::Ready(error.into()),
+        }
+    }
+}
+
+impl Receiver {
+    /// The next bytes; none at the end of data. NO_ERROR and CANCEL count as end of data (protocol note, section 5.6).
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        match ready!(self.inner.poll_data(cx)) {
+            Some(Ok(data)) => Poll::Ready(Ok(Some(data))),
+            Some(Err(error)) if ends_politely(&error) => Poll::Ready(Ok(None)),
+            Some(Err(error)) => Poll::Ready(Err(error.into())),
+            None => Poll::Ready(Ok(None)),
+        }
+    }
+
+    /// Gives `count` received bytes' worth of window back to the peer.
+    pub fn release(&mut self, count: usize) {
+        // It fails only for more than was received.
+        self.inner.flow_control().release_capacity(count).ok();
+    }
+}
+
+fn ends_politely(error: &h2::Error) -> bool {
+    error.is_reset() && matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL))
+}
+
+impl From<h2::Error> for StreamError {
+    fn from(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() => Self::Reset(reason),
+            _ => Self::Tunnel(error),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! From the stream to the local socket.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::Broken;
+use crate::hbone::stream::Receiver;
+
+/// Frames smaller than this are copied together.
+const SMALL: usize = 2 << 10;
+/// Size of a buffer for small frames.
+const GATHER: usize = 16 << 10;
+/// Pieces given to one `writev`.
+const PIECES: usize = 16;
+/// Bytes that may wait before the next write is tried.
+const BATCH: usize = 512 << 10;
+
+/// One direction; ready when the peer's end of data has been passed on.
+#[derive(Debug)]
+pub(super) struct Down {
+    waiting: VecDeque<Bytes>,
+    gathered: BytesMut,
+    bytes: usize,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The peer has ended; what waits is still to be written.
+    Ended,
+    Done,
+}
+
+impl Down {
+    pub(super) fn new() -> Self {
+        Self { waiting: VecDeque::new(), gathered: BytesMut::new(), bytes: 0, state: State::Open }
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        tcp: &TcpStream,
+        receiver: &mut Receiver,
+        count: impl Fn(usize),
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            if self.state == State::Done {
+                return Poll::Ready(Ok(()));
+            }
+            let starved = self.fill(cx, receiver)?.is_pending();
+            if self.bytes > 0 {
+                // While the socket is full, frames are still taken in (above), up to the stream's window.
+                let written = ready!(self.write(cx, tcp))?;
+                receiver.release(written);
+                count(written);
+            } else if self.state == State::Ended {
+                SockRef::from(tcp).shutdown(std::net::Shutdown::Write).map_err(Broken::Local)?;
+                self.state = State::Done;
+            } else if starved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes in what the stream has; pending when it has no more for now.
+    fn fill(&mut self, cx: &mut Context<'_>, receiver: &mut Receiver) -> Poll<Result<(), Broken>> {
+        let mut taken = 0;
+        while self.state == State::Open && taken < BATCH {
+            match ready!(receiver.poll_data(cx))? {
+                Some(data) => {
+                    taken += data.len().max(1);
+                    self.push(data);
+                }
+                None => self.state = State::Ended,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn push(&mut self, data: Bytes) {
+        self.bytes += data.len();
+        if data.is_empty() {
+            return;
+        }
+        if data.len() < SMALL && !(self.waiting.is_empty() && self.gathered.is_empty()) {
+            if self.gathered.len() + data.len() > self.gathered.capacity() {
+                self.seal();
+                self.gathered.reserve(GATHER);
+            }
+            self.gathered.extend_from_slice(&data);
+        } else {
+            self.seal();
+            self.waiting.push_back(data);
+        }
+    }
+
+    /// Moves gathered small frames into the line.
+    fn seal(&mut self) {
+        if !self.gathered.is_empty() {
+            self.waiting.push_back(self.gathered.split().freeze());
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, tcp: &TcpStream) -> Poll<Result<usize, Broken>> {
+        loop {
+            ready!(tcp.poll_write_ready(cx)).map_err(Broken::Local)?;
+            self.seal();
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let mut used = 0;
+            for (slot, piece) in pieces.iter_mut().zip(&self.waiting) {
+                *slot = IoSlice::new(piece);
+                used += 1;
+            }
+            match tcp.try_write_vectored(&pieces[..used]) {
+                Ok(written) => {
+                    self.consume(written);
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(Broken::Local(error))),
+            }
+        }
+    }
+
+    fn consume(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(first) = self.waiting.front_mut() {
+            if written < first.len() {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.waiting.pop_front();
+        }
+    }
+}

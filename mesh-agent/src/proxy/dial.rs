@@ -1,0 +1,54 @@
+//! Connecting from inside a pod's namespace.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::error::Error;
+use crate::model::Permit;
+use crate::sys::netns::Netns;
+use crate::sys::socket::{Source, start_connect};
+
+/// How long a TCP connect may take (protocol note, section 5.8).
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connects to `to` from `netns`. `hint` is added to errors that have a likely cause.
+pub(super) async fn onward(netns: &Netns, to: SocketAddr, hint: &'static str) -> Result<TcpStream, Error> {
+    connect(netns, Source::Own, to, hint).await
+}
+
+/// Connects to the application that the permit names: nothing else can be dialled inbound. The application sees
+/// `client` as its peer, unless that is the pod itself.
+pub(super) async fn application(netns: &Netns, permit: &Permit, client: SocketAddr) -> Result<TcpStream, Error> {
+    let source = if client.ip() == permit.target().ip() { Source::Own } else { Source::Of(client.ip()) };
+    connect(netns, source, permit.target(), "").await
+}
+
+async fn connect(netns: &Netns, source: Source, to: SocketAddr, hint: &'static str) -> Result<TcpStream, Error> {
+    let attempt = async {
+        let started = netns.run(|| start_connect(source, to))??;
+        let stream = TcpStream::from_std(started)?;
+        stream.writable().await?;
+        match stream.take_error()? {
+            None => Ok(stream),
+            Some(error) => Err(error),
+        }
+    };
+    match tokio::time::timeout(TIMEOUT, attempt).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(cause)) => Err(Error::Connect { to, hint: refused_hint(&cause, hint), cause }),
+        Err(_) => Err(Error::ConnectTimeout { to, hint }),
+    }
+}
+
+/// A refusal says that nothing listens: the firewall hint would mislead.
+fn refused_hint(cause: &io::Error, hint: &'static str) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::ConnectionRefused if !hint.is_empty() => {
+            ", maybe its node's agent is down or does not serve the pod"
+        }
+        _ => "",
+    }
+}

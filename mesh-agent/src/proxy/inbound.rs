@@ -1,0 +1,190 @@
+//! Inbound HBONE: verify, authorise, then connect to the application, then answer 200, then copy.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::StatusCode;
+use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::copy::{self, Role};
+use super::dial;
+use super::error::{Error, outcome};
+use super::outbound::early;
+use super::pod::Pod;
+use super::record::{Ends, Outcome, Record, Reporter, Security, refuse};
+use super::revoke::Question;
+use super::source;
+use crate::hbone::head::{Authority, forwarded_host};
+use crate::hbone::readahead::ReadAhead;
+use crate::hbone::server::{self, Incoming};
+use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_identity};
+use crate::model::addr::canonical;
+use crate::model::{Identity, Peer, Service, Workload, World};
+
+type Tls = TlsStream<ReadAhead<TcpStream>>;
+
+/// Who is at the other end of one tunnel.
+#[derive(Debug)]
+struct Tunnel {
+    peer: SocketAddr,
+    identity: Option<Identity>,
+    /// The pod's address that was dialled: the application is reached at it, whatever the authority says.
+    dialled: SocketAddr,
+}
+
+/// Serves one connection to port 15008 until its last stream ended.
+pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+    let dialled = tcp.local_addr().map(canonical).ok();
+    let (tls, tunnel) = match handshake(&pod, tcp, peer).await {
+        Ok(open) => open,
+        Err(error) => return refuse(Reporter::Destination, peer, dialled, &error.to_string()),
+    };
+    let tunnel = Rc::new(tunnel);
+    let (cut, leaving) = (pod.cut.clone(), pod.leaving.clone());
+    let streams = pod.tasks.clone();
+    let serving = server::serve(tls, leaving, |incoming| {
+        streams.spawn_local(stream(Rc::clone(&pod), Rc::clone(&tunnel), incoming));
+    });
+    if let Some(Err(error)) = cut.run_until_cancelled(serving).await {
+        tracing::debug!(%error, %peer, "tunnel ended");
+    }
+}
+
+async fn handshake(pod: &Pod, tcp: TcpStream, peer: SocketAddr) -> Result<(Tls, Tunnel), Error> {
+    let dialled = tcp.local_addr().map(canonical).map_err(|e| Error::Broken(copy::Broken::Local(e)))?;
+    let workload = pod.workload().await?;
+    let credentials = pod.credentials(&workload.identity).await?;
+    let accepting = TlsAcceptor::from(credentials.server_config()).accept(ReadAhead::new(tcp));
+    let tls = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, accepting).await {
+        Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
+        Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
+    };
+    let identity = tls.get_ref().1.peer_certificates().and_then(peer_identity);
+    Ok((tls, Tunnel { peer, identity, dialled }))
+}
+
+/// Serves one CONNECT.
+async fn stream(pod: Rc<Pod>, tunnel: Rc<Tunnel>, incoming: Incoming) {
+    let request = match understand(&pod, &tunnel, &incoming).await {
+        Ok(request) => request,
+        Err(error) => {
+            refuse(Reporter::Destination, tunnel.peer, Some(tunnel.dialled), &error.to_string());
+            return incoming.refuse(status(&error));
+        }
+    };
+    let record = Record::open(&pod.books, ends(&pod, &tunnel, &request, &incoming));
+    let journey = carry(&pod, &tunnel, &request, incoming, &record);
+    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    record.finish(outcome(&result));
+}
+
+/// A CONNECT that is meant for this pod.
+#[derive(Debug)]
+struct Request {
+    authority: Authority,
+    workload: Arc<Workload>,
+    service: Option<Arc<Service>>,
+    question: Question,
+}
+
+async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<Request, Error> {
+    let authority = incoming.authority()?;
+    let workload = pod.workload().await?;
+    let world = pod.world();
+    let port = destination_port(&world, &workload, tunnel, &authority)?;
+    if matches!(port, HBONE_PORT | PLAINTEXT_PORT | OUTBOUND_PORT) {
+        return Err(Error::SelfCall(SocketAddr::new(tunnel.dialled.ip(), port)));
+    }
+    let host = match &authority {
+        Authority::Name(name, _) => Some(name.as_str()),
+        Authority::Address(_) => forwarded_host(incoming.headers()),
+    };
+    let service = source::service_label(&world, &workload, host, port);
+    let question = Question {
+        workload: Arc::clone(&workload.uid),
+        peer: Peer { address: tunnel.peer, identity: tunnel.identity.clone() },
+        target: SocketAddr::new(tunnel.dialled.ip(), port),
+    };
+    Ok(Request { authority, workload, service, question })
+}
+
+/// The application's port, if the authority is one that this pod answers for (protocol note, section 8.2).
+fn destination_port(
+    world: &World,
+    workload: &Workload,
+    tunnel: &Tunnel,
+    authority: &Authority,
+) -> Result<u16, Error> {
+    match authority {
+        Authority::Address(address) if address.ip() == tunnel.dialled.ip() => Ok(address.port()),
+        Authority::Address(address) => Err(Error::ForeignTarget(address.to_string())),
+        Authority::Name(host, port) => source::target_port(world, workload, host, *port)
+            .ok_or_else(|| Error::UnknownService(authority.to_string())),
+    }
+}
+
+fn status(error: &Error) -> StatusCode {
+    match error {
+        Error::Head(_) | Error::ForeignTarget(_) => StatusCode::BAD_REQUEST,
+        Error::Denied(_) => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, incoming: &Incoming) -> Ends {
+    let world = pod.world();
+    let source = source::workload(&world, &pod.network, tunnel.peer.ip(), tunnel.identity.as_ref(), incoming.headers());
+    Ends {
+        reporter: Reporter::Destination,
+        src_addr: tunnel.peer,
+        dst_addr: tunnel.dialled,
+        hbone_addr: Some(request.authority.to_string()),
+        original: request.question.target,
+        source,
+        source_identity: tunnel.identity.clone(),
+        destination: Some(Arc::clone(&request.workload)),
+        destination_identity: Some(request.workload.identity.clone()),
+        service: request.service.clone(),
+        security: Security::MutualTls,
+        policy: None,
+        netns_cookie: pod.netns_cookie,
+        app_socket: None,
+    }
+}
+
+async fn carry(
+    pod: &Pod,
+    tunnel: &Tunnel,
+    request: &Request,
+    incoming: Incoming,
+    record: &Record,
+) -> Result<(), Error> {
+    let mut worlds = pod.worlds.clone();
+    let dialled = async {
+        let permit = request.question.ask(&pod.world())?;
+        record.allowed_by(permit.policy());
+        dial::application(&pod.local.netns, &permit, tunnel.peer).await
+    };
+    let app = match dialled.await {
+        Ok(app) => app,
+        Err(error) => {
+            incoming.refuse(status(&error));
+            return Err(error);
+        }
+    };
+    record.application_socket(request.question.target, app.local_addr().ok());
+    let mut stream = incoming.accept(pod.baggage(&request.workload)).map_err(Error::Http2)?;
+    let revoked = request.question.until_denied(&mut worlds);
+    tokio::select! {
+        result = copy::tunnel(&app, &mut stream, Role::Server, record) => Ok(result?),
+        denied = revoked => {
+            copy::reset_on_close(&app);
+            stream.send.reset();
+            Err(Error::Revoked(denied))
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Outbound: a connection the pod opened, on its way to another workload or out of the mesh.
+//!
+//! The application's handshake was completed by the kernel before any of this, so every failure reaches it as a reset.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::copy::{self, Role, reset_on_close};
+use super::dial;
+use super::error::{Error, HBONE_HINT, outcome};
+use super::pod::{Pod, TunnelKey};
+use super::record::{Ends, Record, Reporter, Security, refuse};
+use crate::hbone::client::{OpenError, Tunnel};
+use crate::hbone::head::Connect;
+use crate::hbone::readahead::ReadAhead;
+use crate::hbone::stream::Stream;
+use crate::hbone::{self};
+use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_identity};
+use crate::model::addr::canonical;
+use crate::model::route::route;
+use crate::model::{Identity, OrigDst, Route, Workload};
+
+/// Serves one captured connection from its accept to its record.
+pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
+    let original = match original_destination(&tcp) {
+        Ok(original) => original,
+        Err(error) => return early(&tcp, Reporter::Source, client, None, &error),
+    };
+    match begin(&pod, original).await {
+        Ok((source, route)) => {
+            let record = Record::open(&pod.books, ends(&pod, &source, &route, client, original));
+            let journey = carry(&pod, &tcp, client, &source, &route, &record);
+            let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+            if result.is_err() {
+                reset_on_close(&tcp);
+            }
+            record.finish(outcome(&result));
+        }
+        Err(error) => early(&tcp, Reporter::Source, client, Some(original.0), &error),
+    }
+}
+
+/// Ends a connection whose destination never became clear.
+pub(super) fn early(tcp: &TcpStream, reporter: Reporter, src: SocketAddr, dst: Option<SocketAddr>, error: &Error) {
+    reset_on_close(tcp);
+    refuse(reporter, src, dst, &error.to_string());
+}
+
+/// With transparent capture the accepted socket's own address is where the application wanted to go.
+fn original_destination(tcp: &TcpStream) -> Result<OrigDst, Error> {
+    let local = tcp.local_addr().map_err(|cause| Error::Broken(copy::Broken::Local(cause)))?;
+    let original = canonical(local);
+    let own_port = matches!(original.port(), OUTBOUND_PORT | PLAINTEXT_PORT | HBONE_PORT);
+    if original.ip().is_loopback() && own_port {
+        return Err(Error::SelfCall(original));
+    }
+    Ok(OrigDst(original))
+}
+
+async fn begin(pod: &Pod, original: OrigDst) -> Result<(Arc<Workload>, Route), Error> {
+    let source = pod.workload().await?;
+    let route = route(&pod.world(), &source, original, fastrand::u64(..))?;
+    Ok((source, route))
+}
+
+fn ends(pod: &Pod, source: &Arc<Workload>, route: &Route, client: SocketAddr, original: OrigDst) -> Ends {
+    let (next_hop, authority, destination, service, security) = match route {
+        Route::Tunnel { next_hop, authority, workload, service, .. } => {
+            (next_hop, Some(*authority), Some(workload), service.as_ref(), Security::MutualTls)
+        }
+        Route::Plain { next_hop, workload, service } => {
+            (next_hop, None, Some(workload), service.as_ref(), Security::Plain)
+        }
+        Route::Passthrough { next_hop } => (next_hop, None, None, None, Security::Plain),
+    };
+    let tunnelled = security == Security::MutualTls;
+    Ends {
+        reporter: Reporter::Source,
+        src_addr: client,
+        dst_addr: next_hop.0,
+        hbone_addr: authority.map(|address| address.to_string()),
+        original: original.0,
+        source: Some(Arc::clone(source)),
+        source_identity: tunnelled.then(|| source.identity.clone()),
+        destination: destination.map(Arc::clone),
+        destination_identity: destination.filter(|_| tunnelled).map(|workload| workload.identity.clone()),
+        service: service.map(Arc::clone),
+        security,
+        policy: None,
+        netns_cookie: pod.netns_cookie,
+        app_socket: Some((client, original.0)),
+    }
+}
+
+async fn carry(
+    pod: &Rc<Pod>,
+    tcp: &TcpStream,
+    client: SocketAddr,
+    source: &Arc<Workload>,
+    route: &Route,
+    record: &Record,
+) -> Result<(), Error> {
+    match route {
+        Route::Tunnel { next_hop, authority, accepted, service, .. } => {
+            let key = TunnelKey {
+                source: source.identity.clone(),
+                accepted: accepted.clone(),
+                next_hop: *next_hop,
+                source_ip: pod.source_ip(source, next_hop.0),
+            };
+            let head = || Connect {
+                authority: *authority,
+                client,
+                service_host: service.as_ref().map(|service| &*service.key.hostname),
+                baggage: pod.baggage(source),
+            };
+            let mut stream = open(pod, &key, head).await?;
+            copy::tunnel(tcp, &mut stream, Role::Client, record).await?;
+        }
+        Route::Plain { next_hop, .. } | Route::Passthrough { next_hop } => {
+            let server = dial::onward(&pod.local.netns, next_hop.0, "").await?;
+            copy::relay(tcp, &server, record).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a stream on a pooled tunnel. A tunnel that turns out to be leaving is replaced: its peer has not seen the request.
+async fn open<'a>(pod: &Rc<Pod>, key: &TunnelKey, head: impl Fn() -> Connect<'a>) -> Result<Stream, Error> {
+    const TRIES: usize = 3;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let dial = || dial_tunnel(Rc::clone(pod), key.clone());
+        let tunnel = pod.tunnels.tunnel(key, dial).await.map_err(Error::Dial)?;
+        match tunnel.open(head().request()?).await {
+            Ok((stream, _head)) => return Ok(stream),
+            Err(OpenError::GoingAway(_)) if tries < TRIES => tunnel.abandon(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Identity>>, Error> {
+    let credentials = pod.credentials(&key.source).await?;
+    let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
+    let connector = TlsConnector::from(credentials.client_config(&key.accepted));
+    let name = rustls::pki_types::ServerName::from(key.next_hop.0.ip());
+    let handshake = connector.connect(name, ReadAhead::new(tcp));
+    let tls = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, handshake).await {
+        Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
+        Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
+    };
+    let peer = tls.get_ref().1.peer_certificates().and_then(peer_identity);
+    let (tunnel, driver) = hbone::client::start(tls, peer).await.map_err(Error::Http2)?;
+    pod.tasks.spawn_local(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, peer = %key.next_hop, "tunnel ended");
+        }
+    });
+    Ok(tunnel)
+}

@@ -1,0 +1,82 @@
+//! Inbound plaintext: authorised without an identity, then carried to the application (protocol note, section 8.7).
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use tokio::net::TcpStream;
+
+use super::copy::{self, reset_on_close};
+use super::dial;
+use super::error::{Error, outcome};
+use super::outbound::early;
+use super::pod::Pod;
+use super::record::{Ends, Record, Reporter, Security};
+use super::revoke::Question;
+use super::source;
+use crate::model::addr::canonical;
+use crate::model::{Peer, Workload};
+
+/// Serves one captured connection from outside the mesh.
+pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
+    let target = tcp.local_addr().map(canonical).ok();
+    let (workload, question) = match understand(&pod, &tcp, client).await {
+        Ok(understood) => understood,
+        Err(error) => return early(&tcp, Reporter::Destination, client, target, &error),
+    };
+    let record = Record::open(&pod.books, ends(&pod, &workload, &question));
+    let journey = carry(&pod, &tcp, &question, &record);
+    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    if result.is_err() {
+        reset_on_close(&tcp);
+    }
+    record.finish(outcome(&result));
+}
+
+async fn understand(pod: &Pod, tcp: &TcpStream, client: SocketAddr) -> Result<(Arc<Workload>, Question), Error> {
+    let target = tcp.local_addr().map(canonical).map_err(|e| Error::Broken(copy::Broken::Local(e)))?;
+    if matches!(target.port(), HBONE_PORT | PLAINTEXT_PORT | OUTBOUND_PORT) {
+        return Err(Error::SelfCall(target));
+    }
+    let workload = pod.workload().await?;
+    let peer = Peer { address: client, identity: None };
+    let question = Question { workload: Arc::clone(&workload.uid), peer, target };
+    Ok((workload, question))
+}
+
+fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
+    let world = pod.world();
+    let client = question.peer.address;
+    Ends {
+        reporter: Reporter::Destination,
+        src_addr: client,
+        dst_addr: question.target,
+        hbone_addr: None,
+        original: question.target,
+        source: world.workload_at(&pod.network, client.ip()).cloned(),
+        source_identity: None,
+        destination: Some(Arc::clone(workload)),
+        destination_identity: None,
+        service: source::service_label(&world, workload, None, question.target.port()),
+        security: Security::Plain,
+        policy: None,
+        netns_cookie: pod.netns_cookie,
+        app_socket: None,
+    }
+}
+
+async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
+    let mut worlds = pod.worlds.clone();
+    let permit = question.ask(&pod.world())?;
+    record.allowed_by(permit.policy());
+    let app = dial::application(&pod.local.netns, &permit, question.peer.address).await?;
+    record.application_socket(question.target, app.local_addr().ok());
+    tokio::select! {
+        result = copy::relay(tcp, &app, record) => Ok(result?),
+        denied = question.until_denied(&mut worlds) => {
+            reset_on_close(&app);
+            Err(Error::Revoked(denied))
+        }
+    }
+}

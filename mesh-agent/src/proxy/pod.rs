@@ -1,0 +1,171 @@
+//! One pod on one shard: what its pipelines share.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::accept;
+use super::error::Error;
+use super::record::Books;
+use super::shard::{LocalPod, PodListeners};
+use super::{inbound, outbound, plaintext};
+use crate::hbone::head::Baggage;
+use crate::hbone::pool::{IDLE, Pool};
+use crate::identity::{Certs, Credentials};
+use crate::model::{Identity, NextHop, Workload, World};
+use crate::task::Tasks;
+
+/// How long a new pod's workload or first certificate may take to appear.
+const ARRIVAL: Duration = Duration::from_secs(5);
+
+/// How often idle tunnels are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// What a tunnel is kept under: connections that differ in any of it never share one (protocol note, section 5.7).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TunnelKey {
+    pub(super) source: Identity,
+    pub(super) accepted: Vec<Identity>,
+    pub(super) next_hop: NextHop,
+    /// The pod's address that the peer will see, for its policies.
+    pub(super) source_ip: Option<IpAddr>,
+}
+
+pub(super) struct Pod {
+    pub(super) local: LocalPod,
+    pub(super) netns_cookie: u64,
+    /// Name of the network the node is on.
+    pub(super) network: Arc<str>,
+    pub(super) worlds: watch::Receiver<Arc<World>>,
+    pub(super) certs: Certs,
+    pub(super) books: Rc<Books>,
+    pub(super) tunnels: Pool<TunnelKey, Option<Identity>, Error>,
+    pub(super) tasks: Tasks,
+    /// Peers are told to go elsewhere.
+    pub(super) leaving: CancellationToken,
+    /// Connections that are still open are cut.
+    pub(super) cut: CancellationToken,
+    baggage: RefCell<Option<(Arc<Workload>, Option<HeaderValue>)>>,
+}
+
+impl Pod {
+    pub(super) fn new(local: LocalPod, netns_cookie: u64, shared: &super::shard::Shared) -> Rc<Self> {
+        Rc::new(Self {
+            local,
+            netns_cookie,
+            network: Arc::clone(&shared.network),
+            worlds: shared.worlds.clone(),
+            certs: shared.certs.clone(),
+            books: Rc::clone(&shared.books),
+            tunnels: Pool::default(),
+            tasks: Tasks::new(),
+            leaving: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            baggage: RefCell::default(),
+        })
+    }
+
+    /// Starts the three pipelines.
+    pub(super) fn serve(self: &Rc<Self>, listeners: PodListeners) -> std::io::Result<()> {
+        let outbound = TcpListener::from_std(listeners.outbound)?;
+        let plaintext = TcpListener::from_std(listeners.plaintext)?;
+        let hbone = TcpListener::from_std(listeners.hbone)?;
+        let (stop, tasks) = (self.leaving.clone(), &self.tasks);
+        let pod = Rc::clone(self);
+        let serve = move |tcp, client| outbound::serve(Rc::clone(&pod), tcp, client);
+        tasks.spawn_local(accept(outbound, tasks.clone(), stop.clone(), serve));
+        let pod = Rc::clone(self);
+        let serve = move |tcp, client| plaintext::serve(Rc::clone(&pod), tcp, client);
+        tasks.spawn_local(accept(plaintext, tasks.clone(), stop.clone(), serve));
+        let pod = Rc::clone(self);
+        let serve = move |tcp, peer| inbound::serve(Rc::clone(&pod), tcp, peer);
+        tasks.spawn_local(accept(hbone, tasks.clone(), stop, serve));
+        tasks.spawn_local(sweep(Rc::clone(self)));
+        Ok(())
+    }
+
+    /// Stops listening, lets connections end, and cuts those that are left after `deadline`.
+    pub(super) async fn retire(&self, deadline: Duration) {
+        self.leaving.cancel();
+        self.tunnels.clear();
+        self.tasks.drain(deadline).await;
+        self.cut.cancel();
+        // Cancelled tasks write their records and end at once.
+        self.tasks.drain(Duration::from_secs(1)).await;
+    }
+
+    pub(super) fn world(&self) -> Arc<World> {
+        Arc::clone(&self.worlds.borrow())
+    }
+
+    /// The pod's own workload; a pod may be enrolled a moment before the configuration knows it.
+    pub(super) async fn workload(&self) -> Result<Arc<Workload>, Error> {
+        let find = |world: &World| world.workload_by_uid(&self.local.spec.uid).cloned();
+        if let Some(workload) = find(&self.worlds.borrow()) {
+            return Ok(workload);
+        }
+        let mut worlds = self.worlds.clone();
+        let arrival = worlds.wait_for(|world| find(world).is_some());
+        match tokio::time::timeout(ARRIVAL, arrival).await {
+            Ok(Ok(world)) => find(&world).ok_or(Error::UnknownWorkload),
+            Ok(Err(_)) | Err(_) => Err(Error::UnknownWorkload),
+        }
+    }
+
+    /// The credentials of an identity; waits for the first certificate within a limit.
+    pub(super) async fn credentials(&self, identity: &Identity) -> Result<Arc<Credentials>, Error> {
+        Ok(self.certs.watch(identity).ready(ARRIVAL).await?)
+    }
+
+    /// The baggage header that describes the pod, rendered anew only when its workload changes.
+    pub(super) fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
+        let mut cached = self.baggage.borrow_mut();
+        match &*cached {
+            Some((of, header)) if Arc::ptr_eq(of, workload) => header.clone(),
+            _ => {
+                let header = baggage_of(workload).header();
+                *cached = Some((Arc::clone(workload), header.clone()));
+                header
+            }
+        }
+    }
+
+    /// The pod's address of the family of `towards`.
+    pub(super) fn source_ip(&self, workload: &Workload, towards: SocketAddr) -> Option<IpAddr> {
+        workload.addresses.iter().copied().find(|ip| ip.is_ipv4() == towards.is_ipv4())
+    }
+}
+
+impl std::fmt::Debug for Pod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pod").field("uid", &self.local.spec.uid).finish_non_exhaustive()
+    }
+}
+
+async fn sweep(pod: Rc<Pod>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => pod.tunnels.sweep(IDLE),
+            () = pod.leaving.cancelled() => return,
+        }
+    }
+}
+
+fn baggage_of(workload: &Workload) -> Baggage {
+    Baggage {
+        cluster: workload.cluster.clone(),
+        namespace: workload.namespace().to_owned(),
+        workload: workload.workload_name.clone(),
+        service: workload.canonical_name.clone(),
+        version: workload.canonical_revision.clone(),
+        region: workload.locality.region.clone(),
+        zone: workload.locality.zone.clone(),
+    }
+}

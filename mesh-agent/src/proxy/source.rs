@@ -1,0 +1,58 @@
+//! Attribution of inbound connections, for telemetry (protocol note, section 8.8), and host-name authorities (8.2).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::hbone::head::Baggage;
+use crate::model::{Identity, Service, Workload, World};
+
+/// The source workload: the one at the peer's address if its identity is the one that TLS proved, else what the
+/// certificate and the baggage say.
+pub(super) fn workload(
+    world: &World,
+    network: &str,
+    peer: IpAddr,
+    identity: Option<&Identity>,
+    headers: &HeaderMap,
+) -> Option<Arc<Workload>> {
+    let identity = identity?;
+    if let Some(known) = world.workload_at(network, peer)
+        && known.identity == *identity
+    {
+        return Some(Arc::clone(known));
+    }
+    let baggage = Baggage::parse(headers);
+    let mut described = Workload::new("", &baggage.workload, identity.clone());
+    described.cluster = baggage.cluster;
+    described.canonical_name = baggage.service;
+    described.canonical_revision = baggage.version;
+    described.locality.region = baggage.region;
+    described.locality.zone = baggage.zone;
+    Some(Arc::new(described))
+}
+
+/// The service a connection came through: the one named by `host` if the workload belongs to it, else the first of the
+/// workload's services with a port that leads to `port`.
+pub(super) fn service_label(world: &World, workload: &Workload, host: Option<&str>, port: u16) -> Option<Arc<Service>> {
+    let mut candidates = workload.services.iter().filter_map(|(key, ports)| Some((world.service(key)?, ports)));
+    let named = host.and_then(|host| workload.services.keys().find(|key| &*key.hostname == host));
+    if let Some(service) = named.and_then(|key| world.service(key)) {
+        return Some(Arc::clone(service));
+    }
+    candidates
+        .find(|(service, ports)| {
+            ports.values().any(|target| *target == port) || service.ports.values().any(|target| *target == port)
+        })
+        .map(|(service, _)| Arc::clone(service))
+}
+
+/// The workload's port behind `host:port`; none if the workload does not belong to such a service.
+pub(super) fn target_port(world: &World, workload: &Workload, host: &str, port: u16) -> Option<u16> {
+    let mut members: Vec<_> = workload.services.iter().filter(|(key, _)| &*key.hostname == host).collect();
+    members.sort_by_key(|(key, _)| &*key.namespace != workload.namespace());
+    let (key, ports) = members.first()?;
+    let by_endpoint = ports.get(&port).copied();
+    by_endpoint.or_else(|| world.service(key)?.ports.get(&port).copied()).filter(|target| *target != 0)
+}
