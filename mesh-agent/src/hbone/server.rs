@@ -1,6 +1,6 @@
 //! The server end of a tunnel: takes CONNECT streams until the client leaves or the pod does.
 
-use std::future::{Future, pending};
+use std::future::pending;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
@@ -96,15 +96,13 @@ fn builder() -> Builder {
 }
 
 /// Pings the peer for as long as it answers; ends when it does not.
-pub(super) fn keep_alive(pings: Option<PingPong>) -> impl Future<Output = ()> {
-    async move {
-        let Some(mut pings) = pings else { return pending().await };
-        loop {
-            tokio::time::sleep(PING_INTERVAL).await;
-            let answer = tokio::time::timeout(PING_TIMEOUT, pings.ping(h2::Ping::opaque())).await;
-            if !matches!(answer, Ok(Ok(_))) {
-                return;
-            }
+pub(super) async fn keep_alive(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return pending().await };
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        let answer = tokio::time::timeout(PING_TIMEOUT, pings.ping(h2::Ping::opaque())).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            return;
         }
     }
 }

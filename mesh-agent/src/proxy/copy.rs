@@ -12,6 +12,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::record::Record;
 use crate::hbone::stream::{Stream, StreamError};
 
 mod down;
@@ -30,6 +31,16 @@ pub(super) trait Count {
     fn received(&self, bytes: u64);
     /// From the server to the client.
     fn sent(&self, bytes: u64);
+}
+
+impl Count for Record {
+    fn received(&self, bytes: u64) {
+        Self::received(self, bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        Self::sent(self, bytes);
+    }
 }
 
 /// Which end of a connection the local socket is.

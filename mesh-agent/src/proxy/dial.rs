@@ -45,10 +45,9 @@ async fn connect(netns: &Netns, source: Source, to: SocketAddr, hint: &'static s
 
 /// A refusal says that nothing listens: the firewall hint would mislead.
 fn refused_hint(cause: &io::Error, hint: &'static str) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::ConnectionRefused if !hint.is_empty() => {
-            ", maybe its node's agent is down or does not serve the pod"
-        }
-        _ => "",
+    if cause.kind() == io::ErrorKind::ConnectionRefused && !hint.is_empty() {
+        ", maybe its node's agent is down or does not serve the pod"
+    } else {
+        ""
     }
 }

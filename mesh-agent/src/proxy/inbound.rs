@@ -13,9 +13,8 @@ use tokio_rustls::server::TlsStream;
 use super::copy::{self, Role};
 use super::dial;
 use super::error::{Error, outcome};
-use super::outbound::early;
 use super::pod::Pod;
-use super::record::{Ends, Outcome, Record, Reporter, Security, refuse};
+use super::record::{Ends, Record, Reporter, Security, refuse};
 use super::revoke::Question;
 use super::source;
 use crate::hbone::head::{Authority, forwarded_host};
@@ -49,7 +48,8 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let serving = server::serve(tls, leaving, |incoming| {
         streams.spawn_local(stream(Rc::clone(&pod), Rc::clone(&tunnel), incoming));
     });
-    if let Some(Err(error)) = cut.run_until_cancelled(serving).await {
+    // Boxed: one long-lived allocation per tunnel instead of a large task.
+    if let Some(Err(error)) = cut.run_until_cancelled(Box::pin(serving)).await {
         tracing::debug!(%error, %peer, "tunnel ended");
     }
 }
@@ -128,10 +128,12 @@ fn destination_port(
 }
 
 fn status(error: &Error) -> StatusCode {
-    match error {
-        Error::Head(_) | Error::ForeignTarget(_) => StatusCode::BAD_REQUEST,
-        Error::Denied(_) => StatusCode::UNAUTHORIZED,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+    if matches!(error, Error::Head(_) | Error::ForeignTarget(_)) {
+        StatusCode::BAD_REQUEST
+    } else if matches!(error, Error::Denied(_)) {
+        StatusCode::UNAUTHORIZED
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
     }
 }
 

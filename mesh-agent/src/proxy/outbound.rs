@@ -31,10 +31,10 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
         Ok(original) => original,
         Err(error) => return early(&tcp, Reporter::Source, client, None, &error),
     };
-    match begin(&pod, original).await {
-        Ok((source, route)) => {
-            let record = Record::open(&pod.books, ends(&pod, &source, &route, client, original));
-            let journey = carry(&pod, &tcp, client, &source, &route, &record);
+    match begin(&pod, client, original).await {
+        Ok(trip) => {
+            let record = Record::open(&pod.books, ends(&pod, &trip));
+            let journey = carry(&pod, &tcp, &trip, &record);
             let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
             if result.is_err() {
                 reset_on_close(&tcp);
@@ -62,14 +62,23 @@ fn original_destination(tcp: &TcpStream) -> Result<OrigDst, Error> {
     Ok(OrigDst(original))
 }
 
-async fn begin(pod: &Pod, original: OrigDst) -> Result<(Arc<Workload>, Route), Error> {
-    let source = pod.workload().await?;
-    let route = route(&pod.world(), &source, original, fastrand::u64(..))?;
-    Ok((source, route))
+/// A connection whose way is known.
+#[derive(Debug)]
+struct Trip {
+    client: SocketAddr,
+    original: OrigDst,
+    source: Arc<Workload>,
+    route: Route,
 }
 
-fn ends(pod: &Pod, source: &Arc<Workload>, route: &Route, client: SocketAddr, original: OrigDst) -> Ends {
-    let (next_hop, authority, destination, service, security) = match route {
+async fn begin(pod: &Pod, client: SocketAddr, original: OrigDst) -> Result<Trip, Error> {
+    let source = pod.workload().await?;
+    let route = route(&pod.world(), &source, original, fastrand::u64(..))?;
+    Ok(Trip { client, original, source, route })
+}
+
+fn ends(pod: &Pod, trip: &Trip) -> Ends {
+    let (next_hop, authority, destination, service, security) = match &trip.route {
         Route::Tunnel { next_hop, authority, workload, service, .. } => {
             (next_hop, Some(*authority), Some(workload), service.as_ref(), Security::MutualTls)
         }
@@ -81,43 +90,36 @@ fn ends(pod: &Pod, source: &Arc<Workload>, route: &Route, client: SocketAddr, or
     let tunnelled = security == Security::MutualTls;
     Ends {
         reporter: Reporter::Source,
-        src_addr: client,
+        src_addr: trip.client,
         dst_addr: next_hop.0,
         hbone_addr: authority.map(|address| address.to_string()),
-        original: original.0,
-        source: Some(Arc::clone(source)),
-        source_identity: tunnelled.then(|| source.identity.clone()),
+        original: trip.original.0,
+        source: Some(Arc::clone(&trip.source)),
+        source_identity: tunnelled.then(|| trip.source.identity.clone()),
         destination: destination.map(Arc::clone),
         destination_identity: destination.filter(|_| tunnelled).map(|workload| workload.identity.clone()),
         service: service.map(Arc::clone),
         security,
         policy: None,
         netns_cookie: pod.netns_cookie,
-        app_socket: Some((client, original.0)),
+        app_socket: Some((trip.client, trip.original.0)),
     }
 }
 
-async fn carry(
-    pod: &Rc<Pod>,
-    tcp: &TcpStream,
-    client: SocketAddr,
-    source: &Arc<Workload>,
-    route: &Route,
-    record: &Record,
-) -> Result<(), Error> {
-    match route {
+async fn carry(pod: &Rc<Pod>, tcp: &TcpStream, trip: &Trip, record: &Record) -> Result<(), Error> {
+    match &trip.route {
         Route::Tunnel { next_hop, authority, accepted, service, .. } => {
             let key = TunnelKey {
-                source: source.identity.clone(),
+                source: trip.source.identity.clone(),
                 accepted: accepted.clone(),
                 next_hop: *next_hop,
-                source_ip: pod.source_ip(source, next_hop.0),
+                source_ip: pod.source_ip(&trip.source, next_hop.0),
             };
             let head = || Connect {
                 authority: *authority,
-                client,
+                client: trip.client,
                 service_host: service.as_ref().map(|service| &*service.key.hostname),
-                baggage: pod.baggage(source),
+                baggage: pod.baggage(&trip.source),
             };
             let mut stream = open(pod, &key, head).await?;
             copy::tunnel(tcp, &mut stream, Role::Client, record).await?;
