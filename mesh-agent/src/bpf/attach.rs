@@ -1,0 +1,123 @@
+//! Attaching a pod's classifiers, by tcx links (Linux 6.6) or clsact filters. Call it with the thread inside the pod's
+//! namespace: interfaces are looked up there.
+//!
+//! Both survive the agent: links are pinned, filters belong to the qdisc. A second start replaces the program in
+//! what it finds, atomically, so that there is no moment without capture.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifier, SchedClassifierLink, TcAttach, TcAttachType, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
+};
+use aya::programs::{LinkOrder, ProgramError};
+
+use super::BpfError;
+use super::object::Capture;
+
+/// Which mechanism attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    Tcx,
+    Clsact,
+}
+
+/// One attachment: program, interface, direction, pin.
+struct Hook<'a> {
+    program: &'static str,
+    interface: &'a str,
+    direction: TcAttachType,
+}
+
+/// Priority and handle of our filters, by which a second start finds them.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x539);
+
+fn hooks(interface: &str) -> [Hook<'_>; 3] {
+    use TcAttachType::{Egress, Ingress};
+    // lo first: as soon as egress sends packets there, they must be taken.
+    [
+        Hook { program: "lo_ingress", interface: "lo", direction: Ingress },
+        Hook { program: "pod_ingress", interface, direction: Ingress },
+        Hook { program: "pod_egress", interface, direction: Egress },
+    ]
+}
+
+/// Attaches all three programs, or puts them in the place of a former agent's.
+pub fn attach(capture: &mut Capture, interface: &str, pins: &Path, mechanism: Mechanism) -> Result<(), BpfError> {
+    for hook in hooks(interface) {
+        let program: &mut SchedClassifier = capture
+            .object
+            .program_mut(hook.program)
+            .ok_or(BpfError::Missing(hook.program))?
+            .try_into()
+            .map_err(|cause| failed(&hook, cause))?;
+        program.load().map_err(|cause| failed(&hook, cause))?;
+        match mechanism {
+            Mechanism::Tcx => attach_tcx(program, &hook, pins)?,
+            Mechanism::Clsact => attach_clsact(program, &hook)?,
+        }
+    }
+    Ok(())
+}
+
+fn failed(hook: &Hook<'_>, cause: ProgramError) -> BpfError {
+    BpfError::Program { name: format!("{} on {}", hook.program, hook.interface), cause }
+}
+
+fn name(interface: &str) -> Result<CString, BpfError> {
+    CString::new(interface).map_err(|_| BpfError::Missing("interface"))
+}
+
+fn attach_tcx(program: &mut SchedClassifier, hook: &Hook<'_>, pins: &Path) -> Result<(), BpfError> {
+    let pin = pins.join(hook.program);
+    if pin.exists() {
+        let link = FdLink::from(PinnedLink::from_pin(&pin)?);
+        // A link whose interface is gone cannot be updated; it is replaced by a new one.
+        if let Ok(link) = SchedClassifierLink::try_from(link)
+            && program.attach_to_link(link).is_ok()
+        {
+            return Ok(());
+        }
+        std::fs::remove_file(&pin).map_err(|cause| BpfError::File { path: pin.clone(), cause })?;
+    }
+    let attach = TcAttach::Tcx { attach_type: hook.direction, order: LinkOrder::first() };
+    let interface = name(hook.interface)?;
+    let id = program.attach(interface.as_c_str(), attach).map_err(|cause| failed(hook, cause))?;
+    let link: FdLink = program.take_link(id).map_err(|cause| failed(hook, cause))?.try_into()?;
+    link.pin(&pin).map_err(|cause| BpfError::Pin { path: pin, cause })?;
+    Ok(())
+}
+
+fn attach_clsact(program: &mut SchedClassifier, hook: &Hook<'_>) -> Result<(), BpfError> {
+    let interface = name(hook.interface)?;
+    // It may exist already, ours or the CNI's.
+    qdisc_add_clsact(interface.as_c_str()).ok();
+    let parent = TcHandle::from(hook.direction);
+    let found = SchedClassifierLink::attached(interface.as_c_str(), parent, PRIORITY, HANDLE, None)
+        .map_err(|cause| failed(hook, cause.into()))?;
+    let id = match program.attach_to_link(found) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            program
+                .attach(interface.as_c_str(), TcAttach::Netlink { parent, options })
+                .map_err(|cause| failed(hook, cause))?
+        }
+    };
+    // Dropping the link would detach the filter, which must outlive this process.
+    std::mem::forget(program.take_link(id).map_err(|cause| failed(hook, cause))?);
+    Ok(())
+}
+
+/// Removes clsact filters. (tcx links go with their pins.)
+pub fn detach_clsact(interface: &str) -> Result<(), BpfError> {
+    for hook in hooks(interface) {
+        let interface = name(hook.interface)?;
+        // Not found is what we want.
+        qdisc_detach_program(interface.as_c_str(), TcHandle::from(hook.direction), hook.program).ok();
+    }
+    Ok(())
+}

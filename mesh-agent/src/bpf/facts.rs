@@ -1,0 +1,96 @@
+//! Kernel facts of connections: one sockops program on the cgroup that holds the pods, one map, read when a record ends.
+
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData};
+use aya::programs::{CgroupAttachMode, SockOps};
+use mesh_common::maps::{ConnFacts, FactsKey, FlowKey, mapped, names};
+
+use super::{BpfError, object};
+
+const PROGRAM: &str = "connection_facts";
+
+/// The program, attached for as long as this lives.
+#[derive(Debug)]
+pub struct Facts {
+    facts: HashMap<MapData, FactsKey, ConnFacts>,
+    /// Only the pod driver writes; the lock is never contended.
+    enrolled: Mutex<HashMap<MapData, u64, u8>>,
+    _object: Ebpf,
+}
+
+impl Facts {
+    /// Attaches to `cgroup`, the root of a cgroup2 hierarchy.
+    pub fn attach(cgroup: &Path) -> Result<Self, BpfError> {
+        let mut object = object::load_sockops()?;
+        let directory = File::open(cgroup).map_err(|cause| BpfError::File { path: cgroup.to_owned(), cause })?;
+        let failed = |cause| BpfError::Program { name: PROGRAM.to_owned(), cause };
+        let program: &mut SockOps =
+            object.program_mut(PROGRAM).ok_or(BpfError::Missing(PROGRAM))?.try_into().map_err(failed)?;
+        program.load().map_err(failed)?;
+        program.attach(directory, CgroupAttachMode::Single).map_err(failed)?;
+        let facts = take(&mut object, names::FACTS)?;
+        let enrolled = Mutex::new(take(&mut object, names::ENROLLED)?);
+        Ok(Self { facts, enrolled, _object: object })
+    }
+
+    /// Starts or stops watching the connections of a namespace, by its cookie.
+    pub fn set_watched(&self, netns: u64, watched: Watched) -> Result<(), BpfError> {
+        // A poisoned lock means that a writer panicked between two map calls; the map itself is whole.
+        let mut enrolled = self.enrolled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let result = match watched {
+            Watched::Yes => enrolled.insert(&netns, &1, 0),
+            Watched::No => enrolled.remove(&netns),
+        };
+        result.map_err(|cause| BpfError::Map { name: names::ENROLLED, cause })
+    }
+
+    /// The last facts of a connection, `local` being the end whose facts are asked for.
+    pub fn read(&self, netns: u64, local: SocketAddr, remote: SocketAddr) -> Option<ConnFacts> {
+        self.facts.get(&FactsKey { netns, flow: flow_key(local, remote), reserved: 0 }, 0).ok()
+    }
+}
+
+/// Whether a namespace's connections are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    Yes,
+    No,
+}
+
+fn take<K: aya::Pod, V: aya::Pod>(object: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, K, V>, BpfError> {
+    let map = object.take_map(name).ok_or(BpfError::Missing(name))?;
+    HashMap::try_from(map).map_err(|cause| BpfError::Map { name, cause })
+}
+
+/// A connection's key in the maps.
+pub fn flow_key(local: SocketAddr, remote: SocketAddr) -> FlowKey {
+    FlowKey {
+        local: address(local.ip()),
+        remote: address(remote.ip()),
+        local_port: local.port(),
+        remote_port: remote.port(),
+    }
+}
+
+/// An address as the maps hold it.
+pub fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The first cgroup2 mount of this machine.
+pub fn find_cgroup() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
+}

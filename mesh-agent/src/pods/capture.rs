@@ -1,0 +1,226 @@
+//! Enrolling one pod in the kernel, and withdrawing it. Blocking; the driver calls it on a thread of its own.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+
+use super::namespace;
+use super::record::{Records, Undo};
+use crate::bpf::attach::{self, Mechanism};
+use crate::bpf::facts::address;
+use crate::bpf::fs::Pins;
+use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
+use crate::bpf::{BpfError, counters};
+use crate::model::{PodSpec, WhenDown};
+use crate::proxy::shard::PodListeners;
+use crate::sys::netlink::Change;
+use crate::sys::netns::Netns;
+use crate::sys::socket::listen;
+
+/// Why a pod could not be enrolled or withdrawn.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("network namespace {}: {cause}{hint}", path.display())]
+    Namespace { path: PathBuf, cause: io::Error, hint: &'static str },
+    #[error("the pod shares the agent's own network namespace (host network); such pods cannot be enrolled")]
+    HostNetwork,
+    #[error("opening the listener on port {port}: {cause}, maybe the pod itself uses the port")]
+    Listen { port: u16, cause: io::Error },
+    #[error("{what}: {cause}")]
+    System { what: &'static str, cause: io::Error },
+    #[error("{0} probe ports are declared, at most {MAX_PROBE_PORTS} are possible")]
+    TooManyProbes(usize),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+}
+
+/// An enrolled pod's namespace and listeners, one set per shard.
+#[derive(Debug)]
+pub struct Enrolled {
+    pub netns: Netns,
+    pub listeners: Vec<PodListeners>,
+    pub origin: Origin,
+}
+
+/// The kernel edge of the driver.
+pub trait Capture: Send + Sync + 'static {
+    /// Opens `shards` sets of listeners and starts the capture, or adopts a former agent's.
+    fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError>;
+    /// Applies changed probes and fail mode.
+    fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError>;
+    /// New connections pass from now on; captured ones go on.
+    fn release(&self, uid: &str) -> Result<(), CaptureError>;
+    /// Removes every trace of the pod's enrolment.
+    fn withdraw(&self, uid: &str) -> Result<(), CaptureError>;
+    /// Uids of pods that a former agent left enrolled.
+    fn left_behind(&self) -> Vec<Arc<str>>;
+    /// The pod's capture counters by name.
+    fn counters(&self, uid: &str) -> Vec<(&'static str, u64)>;
+}
+
+/// The real kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    pins: Pins,
+    records: Records,
+    mechanism: Mechanism,
+    logging: Logging,
+}
+
+impl Kernel {
+    pub fn new(pins: Pins, run_dir: &Path, mechanism: Mechanism, logging: Logging) -> io::Result<Self> {
+        Ok(Self { pins, records: Records::open(run_dir)?, mechanism, logging })
+    }
+
+    /// Puts rules, routes and sysctls in place, having first noted what they replace.
+    fn prepare(&self, spec: &PodSpec) -> io::Result<()> {
+        let wanted = namespace::sysctls()?;
+        let mut undo = self.records.read(&spec.uid).unwrap_or_else(|| Undo {
+            uid: spec.uid.to_string(),
+            netns: spec.netns.clone(),
+            interface: spec.interface.clone(),
+            clsact: self.mechanism == Mechanism::Clsact,
+            ..Undo::default()
+        });
+        for (path, value) in namespace::present(&wanted)? {
+            // The first value noted is the one that was there before us.
+            if !undo.sysctls.iter().any(|(noted, _)| *noted == path) {
+                undo.sysctls.push((path, value));
+            }
+        }
+        self.records.write(&undo)?;
+        wanted.iter().try_for_each(|sysctl| namespace::write(&sysctl.path, &sysctl.value))?;
+        namespace::routing(Change::Add)
+    }
+
+    fn start(&self, spec: &PodSpec) -> Result<Origin, CaptureError> {
+        let pins = self.pins.pod(&spec.uid);
+        let mut loaded = Loaded::load(&pins, self.logging)?;
+        let phase = match loaded.origin {
+            Origin::Fresh => Phase::Learning,
+            Origin::Adopted => phase_of(&loaded.configured()?),
+        };
+        loaded.configure(&config(spec, phase)?)?;
+        attach::attach(&mut loaded, &spec.interface, &pins, self.mechanism)?;
+        if phase == Phase::Learning {
+            let older = namespace::older_flows().map_err(system("listing open connections"))?;
+            loaded.leave_alone(&older)?;
+        }
+        loaded.configure(&config(spec, Phase::Strict)?)?;
+        Ok(loaded.origin)
+    }
+
+    fn undo(&self, undo: &Undo) -> io::Result<()> {
+        if undo.clsact {
+            attach::detach_clsact(&undo.interface).ok();
+        }
+        namespace::routing(Change::Remove)?;
+        for (path, value) in &undo.sysctls {
+            namespace::write(path, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Capture for Kernel {
+    fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError> {
+        let netns = open(&spec.netns)?;
+        if same(&netns, &Netns::current().map_err(system("own namespace"))?)? {
+            return Err(CaptureError::HostNetwork);
+        }
+        let inside = || -> Result<_, CaptureError> {
+            let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
+            self.prepare(spec).map_err(system("preparing the pod's namespace"))?;
+            Ok((listeners, self.start(spec)?))
+        };
+        let (listeners, origin) = netns.run(inside).map_err(entering(&spec.netns))??;
+        Ok(Enrolled { netns, listeners, origin })
+    }
+
+    fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
+        let phase = Phase::Strict;
+        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config(spec, phase)?)?)
+    }
+
+    fn release(&self, uid: &str) -> Result<(), CaptureError> {
+        Ok(object::set_phase(&self.pins.pod(uid), Phase::Draining)?)
+    }
+
+    fn withdraw(&self, uid: &str) -> Result<(), CaptureError> {
+        self.pins.remove_pod(uid)?;
+        if let Some(undo) = self.records.read(uid) {
+            // A namespace that is gone has taken everything with it.
+            if let Ok(netns) = Netns::open(&undo.netns) {
+                netns
+                    .run(|| self.undo(&undo))
+                    .map_err(entering(&undo.netns))?
+                    .map_err(system("restoring the pod's namespace"))?;
+            }
+        }
+        self.records.remove(uid).map_err(system("removing the pod's record"))?;
+        self.pins.remove_if_empty();
+        Ok(())
+    }
+
+    fn left_behind(&self) -> Vec<Arc<str>> {
+        self.records.all().into_iter().map(|undo| undo.uid.into()).collect()
+    }
+
+    fn counters(&self, uid: &str) -> Vec<(&'static str, u64)> {
+        counters::read(&self.pins.pod(uid)).unwrap_or_default()
+    }
+}
+
+fn open(path: &Path) -> Result<Netns, CaptureError> {
+    let fail = |cause: io::Error| {
+        let gone = cause.kind() == io::ErrorKind::NotFound;
+        let hint = if gone { ", maybe the pod has ended or not started yet" } else { "" };
+        CaptureError::Namespace { path: path.to_owned(), cause, hint }
+    };
+    Netns::open(path).map_err(fail)
+}
+
+fn same(a: &Netns, b: &Netns) -> Result<bool, CaptureError> {
+    let id = |netns: &Netns| netns.id().map_err(system("comparing namespaces"));
+    Ok(id(a)? == id(b)?)
+}
+
+fn entering(path: &Path) -> impl FnOnce(io::Error) -> CaptureError {
+    let path = path.to_owned();
+    move |cause| CaptureError::Namespace { path, cause, hint: ", it cannot be entered, maybe it is no network namespace" }
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {
+    move |cause| CaptureError::System { what, cause }
+}
+
+fn open_listeners() -> Result<PodListeners, CaptureError> {
+    let open = |port| listen(port).map_err(|cause| CaptureError::Listen { port, cause });
+    Ok(PodListeners { outbound: open(OUTBOUND_PORT)?, plaintext: open(PLAINTEXT_PORT)?, hbone: open(HBONE_PORT)? })
+}
+
+fn phase_of(config: &PodConfig) -> Phase {
+    // A former agent that died before it had listed the older connections leaves that to us. One that died while it
+    // withdrew the pod is overruled: the pod is wanted again.
+    if config.phase == Phase::Learning as u32 { Phase::Learning } else { Phase::Strict }
+}
+
+fn config(spec: &PodSpec, phase: Phase) -> Result<PodConfig, CaptureError> {
+    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, ..PodConfig::EMPTY };
+    if spec.probe_ports.len() > MAX_PROBE_PORTS {
+        return Err(CaptureError::TooManyProbes(spec.probe_ports.len()));
+    }
+    config.fail_open = u32::from(spec.when_down == WhenDown::Pass);
+    for (slot, port) in config.probe_ports.iter_mut().zip(&spec.probe_ports) {
+        *slot = *port;
+        config.probe_count += 1;
+    }
+    for (slot, ip) in config.node_addresses.iter_mut().zip(spec.node_addresses.iter().take(MAX_NODE_ADDRESSES)) {
+        *slot = address(*ip);
+        config.node_count += 1;
+    }
+    Ok(config)
+}

@@ -1,0 +1,228 @@
+//! The one task that owns this node's pods.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::capture::{Capture, CaptureError, Enrolled};
+use super::plan::{Observed, Step, plan};
+use crate::bpf::object::Origin;
+use crate::model::PodSpec;
+use crate::proxy::shard::{LocalPod, Shards};
+
+/// First wait before a failed pod is tried again; it doubles up to [`RETRY_CAP`].
+const RETRY: Duration = Duration::from_millis(500);
+const RETRY_CAP: Duration = Duration::from_secs(30);
+
+/// How a pod is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodState {
+    Enrolled,
+    /// A former agent's capture was taken over.
+    Adopted,
+    Draining,
+    Failed(String),
+}
+
+/// One pod's state, for status and readiness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodStatus {
+    pub spec: Arc<PodSpec>,
+    pub state: PodState,
+}
+
+/// What happens to the capture when the agent ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnShutdown {
+    /// It stays in force: nothing leaves in plaintext until the next start.
+    #[default]
+    Keep,
+    Withdraw,
+}
+
+/// How the driver works.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub on_shutdown: OnShutdown,
+    /// How long connections of a pod that is being withdrawn may go on.
+    pub drain: Duration,
+}
+
+/// The driver's parts.
+#[derive(Debug)]
+pub struct Driver<C> {
+    capture: Arc<C>,
+    shards: Shards,
+    settings: Settings,
+    pods: HashMap<Arc<str>, PodStatus>,
+    statuses: watch::Sender<Vec<PodStatus>>,
+    /// Pods left by a former agent and not dealt with yet.
+    left_behind: Vec<Arc<str>>,
+}
+
+impl<C: Capture> Driver<C> {
+    /// A driver, and the statuses it will report.
+    pub fn new(capture: Arc<C>, shards: Shards, settings: Settings) -> (Self, watch::Receiver<Vec<PodStatus>>) {
+        let (statuses, reader) = watch::channel(Vec::new());
+        let left_behind = capture.left_behind();
+        (Self { capture, shards, settings, pods: HashMap::new(), statuses, left_behind }, reader)
+    }
+
+    /// Follows `desired` until `stop`, then ends as the settings say.
+    pub async fn run(mut self, mut desired: watch::Receiver<Arc<Vec<Arc<PodSpec>>>>, stop: CancellationToken) {
+        let mut wait = RETRY;
+        while !stop.is_cancelled() {
+            let wanted = Arc::clone(&desired.borrow_and_update());
+            let settled = self.converge(&wanted).await;
+            wait = if settled { RETRY } else { (wait * 2).min(RETRY_CAP) };
+            tokio::select! {
+                changed = desired.changed() => {
+                    if changed.is_err() {
+                        stop.cancelled().await;
+                    }
+                }
+                () = tokio::time::sleep(wait), if !settled => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        self.end().await;
+    }
+
+    /// Runs the steps once; tells whether all succeeded.
+    async fn converge(&mut self, desired: &[Arc<PodSpec>]) -> bool {
+        let mut settled = true;
+        // What is no longer wanted is not retried.
+        self.pods.retain(|uid, pod| {
+            !matches!(pod.state, PodState::Failed(_)) || desired.iter().any(|spec| spec.uid == *uid)
+        });
+        for step in plan(desired, &self.observed()) {
+            settled &= self.execute(step).await.is_ok();
+            self.report();
+        }
+        self.report();
+        settled
+    }
+
+    fn observed(&self) -> Vec<Observed> {
+        let enrolled = self.pods.values().filter(|pod| !matches!(pod.state, PodState::Failed(_)));
+        let left = self.left_behind.iter().map(|uid| Observed::LeftBehind(Arc::clone(uid)));
+        enrolled.map(|pod| Observed::Enrolled(Arc::clone(&pod.spec))).chain(left).collect()
+    }
+
+    async fn execute(&mut self, step: Step) -> Result<(), ()> {
+        match step {
+            Step::Enrol(spec) => {
+                let result = self.enrol(&spec).await;
+                self.left_behind.retain(|uid| *uid != spec.uid);
+                self.note(spec, result)
+            }
+            Step::Reconfigure(spec) => {
+                let (capture, changed) = (Arc::clone(&self.capture), Arc::clone(&spec));
+                let result = blocking(move || capture.reconfigure(&changed)).await;
+                self.note(spec, result.map(|()| PodState::Enrolled))
+            }
+            Step::Withdraw(uid) => self.withdraw(uid).await,
+            Step::Discard(uid) => {
+                let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
+                self.left_behind.retain(|left| *left != uid);
+                let result = blocking(move || capture.withdraw(&gone)).await;
+                result.map_err(|error| tracing::warn!(pod = %uid, %error, "cannot remove what a former agent left"))
+            }
+        }
+    }
+
+    async fn enrol(&self, spec: &Arc<PodSpec>) -> Result<PodState, CaptureError> {
+        let (capture, wanted, shards) = (Arc::clone(&self.capture), Arc::clone(spec), self.shards.count());
+        let Enrolled { netns, listeners, origin } = blocking(move || capture.enrol(&wanted, shards)).await?;
+        let pod = LocalPod { spec: Arc::clone(spec), netns };
+        let serving = self.shards.serve(pod, listeners).await;
+        serving.map_err(|cause| CaptureError::System { what: "handing the pod to the shards", cause })?;
+        Ok(match origin {
+            Origin::Fresh => PodState::Enrolled,
+            Origin::Adopted => PodState::Adopted,
+        })
+    }
+
+    fn note(&mut self, spec: Arc<PodSpec>, result: Result<PodState, CaptureError>) -> Result<(), ()> {
+        let outcome = match &result {
+            Ok(state) => {
+                tracing::info!(pod = %spec.uid, netns = %spec.netns.display(), ?state, "pod enrolled");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(pod = %spec.uid, %error, "pod not enrolled");
+                Err(())
+            }
+        };
+        let state = result.unwrap_or_else(|error| PodState::Failed(error.to_string()));
+        self.pods.insert(Arc::clone(&spec.uid), PodStatus { spec, state });
+        outcome
+    }
+
+    /// New connections pass, captured ones get time to end, then every trace is removed.
+    async fn withdraw(&mut self, uid: Arc<str>) -> Result<(), ()> {
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.state = PodState::Draining;
+        }
+        self.report();
+        let (capture, leaving) = (Arc::clone(&self.capture), Arc::clone(&uid));
+        if let Err(error) = blocking(move || capture.release(&leaving)).await {
+            tracing::debug!(pod = %uid, %error, "the pod's programs are gone already");
+        }
+        self.shards.retire(&uid, self.settings.drain).await;
+        let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
+        let result = blocking(move || capture.withdraw(&gone)).await;
+        self.pods.remove(&uid);
+        match result {
+            Ok(()) => {
+                tracing::info!(pod = %uid, "pod withdrawn");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(pod = %uid, %error, "pod not withdrawn completely");
+                self.left_behind.push(uid);
+                Err(())
+            }
+        }
+    }
+
+    fn report(&self) {
+        let mut all: Vec<PodStatus> = self.pods.values().cloned().collect();
+        all.sort_by(|a, b| a.spec.uid.cmp(&b.spec.uid));
+        self.statuses.send_if_modified(|old| {
+            let changed = *old != all;
+            *old = all;
+            changed
+        });
+    }
+
+    async fn end(mut self) {
+        let uids: Vec<Arc<str>> = self.pods.keys().cloned().collect();
+        match self.settings.on_shutdown {
+            OnShutdown::Keep => {
+                let retiring = uids.iter().map(|uid| self.shards.retire(uid, self.settings.drain));
+                futures_util::future::join_all(retiring).await;
+            }
+            OnShutdown::Withdraw => {
+                for uid in uids {
+                    // Each failure is logged where it happens.
+                    self.withdraw(uid).await.ok();
+                }
+            }
+        }
+        self.shards.stop();
+    }
+}
+
+/// Runs kernel work on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
+) -> Result<T, CaptureError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(CaptureError::System { what: "kernel work", cause: std::io::Error::other(error) }),
+    }
+}

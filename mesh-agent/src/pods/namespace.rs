@@ -1,0 +1,81 @@
+//! What a pod's namespace needs besides programs: one rule and one route per family, and two sysctls.
+//!
+//! Everything here runs on a thread inside the namespace, where `/proc/sys/net` shows that namespace's values.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+
+use mesh_common::maps::FlowKey;
+
+use crate::bpf::facts::flow_key;
+use crate::sys::netlink::{Change, Connection, Family, captured_rule, connections, local_route};
+
+const CONF: &str = "/proc/sys/net/ipv4/conf";
+
+/// A sysctl that is to have a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sysctl {
+    pub(super) path: String,
+    pub(super) value: String,
+}
+
+/// The sysctls to change, so that `lo` takes captured packets: they carry the pod's own address as their source, and their
+/// way back is another interface. The effective reverse-path filter is the stricter of `all` and the interface's own,
+/// so `all` goes to 0 and every other interface gets what was in force on it.
+pub(super) fn sysctls() -> io::Result<Vec<Sysctl>> {
+    let mut wanted = vec![Sysctl { path: format!("{CONF}/lo/accept_local"), value: "1".into() }];
+    let all = read_number(&format!("{CONF}/all/rp_filter"))?;
+    if all > 0 {
+        for entry in fs::read_dir(CONF)? {
+            let interface = entry?.file_name().to_string_lossy().into_owned();
+            if !matches!(interface.as_str(), "all" | "lo" | "default") {
+                let path = format!("{CONF}/{interface}/rp_filter");
+                let effective = all.max(read_number(&path)?);
+                wanted.push(Sysctl { path, value: effective.to_string() });
+            }
+        }
+        wanted.push(Sysctl { path: format!("{CONF}/all/rp_filter"), value: "0".into() });
+    }
+    wanted.push(Sysctl { path: format!("{CONF}/lo/rp_filter"), value: "0".into() });
+    Ok(wanted)
+}
+
+fn read_number(path: &str) -> io::Result<u8> {
+    fs::read_to_string(path)?.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, path.to_owned()))
+}
+
+/// The present values of `sysctls` that differ from the wanted ones.
+pub(super) fn present(sysctls: &[Sysctl]) -> io::Result<Vec<(String, String)>> {
+    let read = |sysctl: &Sysctl| -> io::Result<(String, String, String)> {
+        Ok((sysctl.path.clone(), fs::read_to_string(&sysctl.path)?.trim().to_owned(), sysctl.value.clone()))
+    };
+    let all: io::Result<Vec<_>> = sysctls.iter().map(read).collect();
+    Ok(all?.into_iter().filter(|(_, is, should)| is != should).map(|(path, is, _)| (path, is)).collect())
+}
+
+pub(super) fn write(path: &str, value: &str) -> io::Result<()> {
+    fs::write(path, value)
+}
+
+/// Adds or removes the rules and routes of both families.
+pub(super) fn routing(change: Change) -> io::Result<()> {
+    for family in [Family::V4, Family::V6] {
+        captured_rule(family, change)?;
+        local_route(family, change)?;
+    }
+    Ok(())
+}
+
+/// The connections that were open before the enrolment, called while new ones are being captured already.
+///
+/// A captured connection has both its ends in this namespace, the application's and the proxy's, so it appears twice,
+/// mirrored. The proxy's end exists before the application's is established; with mirrors taken from a second look as
+/// well, none can be mistaken for an older one.
+pub(super) fn older_flows() -> io::Result<Vec<FlowKey>> {
+    let first = connections()?;
+    let second = connections()?;
+    let mirrors: HashSet<Connection> =
+        first.iter().chain(&second).map(|c| Connection { local: c.remote, remote: c.local }).collect();
+    Ok(first.iter().filter(|c| !mirrors.contains(c)).map(|c| flow_key(c.local, c.remote)).collect())
+}

@@ -1,0 +1,143 @@
+//! What has to be done so that the pods that are enrolled are those that should be. Pure.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::model::PodSpec;
+
+/// A pod as it is: enrolled by this process, or left by a former one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed {
+    Enrolled(Arc<PodSpec>),
+    /// Only its uid is known for sure; enrolling it again adopts what is there.
+    LeftBehind(Arc<str>),
+}
+
+impl Observed {
+    fn uid(&self) -> &Arc<str> {
+        match self {
+            Self::Enrolled(spec) => &spec.uid,
+            Self::LeftBehind(uid) => uid,
+        }
+    }
+}
+
+/// One thing to do. Steps are in an order that is safe to execute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Withdraw(Arc<str>),
+    /// Removes what a former process left of a pod that should not be enrolled.
+    Discard(Arc<str>),
+    Enrol(Arc<PodSpec>),
+    /// Changes what the programs go by; nothing is attached or detached.
+    Reconfigure(Arc<PodSpec>),
+}
+
+/// The steps from `observed` to `desired`.
+pub fn plan(desired: &[Arc<PodSpec>], observed: &[Observed]) -> Vec<Step> {
+    let wanted: HashMap<&str, &Arc<PodSpec>> = desired.iter().map(|spec| (&*spec.uid, spec)).collect();
+    let (mut away, mut change) = (Vec::new(), Vec::new());
+    let mut present: HashMap<&str, &Observed> = HashMap::new();
+    for pod in observed {
+        match (pod, wanted.get(&**pod.uid())) {
+            (Observed::LeftBehind(uid), None) => away.push(Step::Discard(Arc::clone(uid))),
+            // Enrolling adopts it.
+            (Observed::LeftBehind(_), Some(_)) => {}
+            (Observed::Enrolled(spec), None) => away.push(Step::Withdraw(Arc::clone(&spec.uid))),
+            (Observed::Enrolled(spec), Some(wanted)) if moved(spec, wanted) => {
+                away.push(Step::Withdraw(Arc::clone(&spec.uid)));
+            }
+            (Observed::Enrolled(spec), Some(wanted)) => {
+                present.insert(&spec.uid, pod);
+                if spec != *wanted {
+                    change.push(Step::Reconfigure(Arc::clone(wanted)));
+                }
+            }
+        }
+    }
+    let missing = desired.iter().filter(|spec| !present.contains_key(&*spec.uid));
+    let enrol = missing.map(|spec| Step::Enrol(Arc::clone(spec)));
+    away.into_iter().chain(change).chain(enrol).collect()
+}
+
+/// Whether the pod is another one under the same name.
+fn moved(is: &PodSpec, should: &PodSpec) -> bool {
+    is.netns != should.netns || is.interface != should.interface
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::{Observed, Step, plan};
+    use crate::model::{PodSpec, WhenDown};
+
+    fn spec(uid: &str, netns: &str, probes: &[u16]) -> Arc<PodSpec> {
+        Arc::new(PodSpec {
+            uid: uid.into(),
+            name: uid.into(),
+            namespace: "default".into(),
+            netns: netns.into(),
+            interface: "eth0".into(),
+            addresses: Vec::new(),
+            probe_ports: probes.to_vec(),
+            node_addresses: Vec::new(),
+            when_down: WhenDown::Refuse,
+        })
+    }
+
+    #[test]
+    fn steps() {
+        let (a, b, a_moved, a_probed) = (spec("a", "/a", &[]), spec("b", "/b", &[]), spec("a", "/c", &[]), spec("a", "/a", &[1]));
+        let on = |spec: &Arc<PodSpec>| Observed::Enrolled(Arc::clone(spec));
+        let left = |uid: &str| Observed::LeftBehind(uid.into());
+        let cases = [
+            (vec![], vec![], vec![]),
+            (vec![&a], vec![], vec![Step::Enrol(Arc::clone(&a))]),
+            (vec![&a], vec![on(&a)], vec![]),
+            (vec![], vec![on(&a)], vec![Step::Withdraw("a".into())]),
+            (vec![], vec![left("a")], vec![Step::Discard("a".into())]),
+            (vec![&a], vec![left("a")], vec![Step::Enrol(Arc::clone(&a))]),
+            (vec![&a_probed], vec![on(&a)], vec![Step::Reconfigure(Arc::clone(&a_probed))]),
+            (vec![&a_moved], vec![on(&a)], vec![Step::Withdraw("a".into()), Step::Enrol(Arc::clone(&a_moved))]),
+            (vec![&b], vec![on(&a)], vec![Step::Withdraw("a".into()), Step::Enrol(Arc::clone(&b))]),
+        ];
+        for (desired, observed, expected) in cases {
+            let desired: Vec<_> = desired.into_iter().map(Arc::clone).collect();
+            assert_eq!(plan(&desired, &observed), expected, "{desired:?} {observed:?}");
+        }
+    }
+
+    /// What executing the steps makes of `observed`.
+    fn execute(mut observed: Vec<Observed>, steps: Vec<Step>) -> Vec<Observed> {
+        for step in steps {
+            match step {
+                Step::Withdraw(uid) | Step::Discard(uid) => observed.retain(|pod| *pod.uid() != uid),
+                Step::Enrol(spec) | Step::Reconfigure(spec) => {
+                    observed.retain(|pod| *pod.uid() != spec.uid);
+                    observed.push(Observed::Enrolled(spec));
+                }
+            }
+        }
+        observed
+    }
+
+    proptest! {
+        #[test]
+        fn executing_the_plan_gives_what_is_desired(
+            desired in prop::collection::btree_map(0u8..6, (0u8..2, 0u16..2), 0..6),
+            enrolled in prop::collection::btree_map(0u8..6, (0u8..2, 0u16..2), 0..6),
+            left in prop::collection::btree_set(6u8..9, 0..3),
+        ) {
+            let pod = |(uid, (netns, probe)): (&u8, &(u8, u16))| spec(&uid.to_string(), &format!("/{netns}"), &[*probe]);
+            let desired: Vec<_> = desired.iter().map(pod).collect();
+            let mut observed: Vec<_> = enrolled.iter().map(pod).map(Observed::Enrolled).collect();
+            observed.extend(left.iter().map(|uid| Observed::LeftBehind(uid.to_string().into())));
+            let after = execute(observed.clone(), plan(&desired, &observed));
+            prop_assert_eq!(plan(&desired, &after), vec![]);
+            prop_assert_eq!(after.len(), desired.len());
+        }
+    }
+}

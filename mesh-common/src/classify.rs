@@ -1,0 +1,202 @@
+//! The capture decision, in two steps: from a packet's headers alone ([`egress`], [`ingress`]), and, where that is not
+//! enough, from what a socket lookup found. Pure: the kernel runs it per packet, the tests run it on the host.
+//!
+//! The rules close by themselves: in phase strict, what is neither known to be older than the enrolment nor meant to
+//! pass is captured, and what is captured and finds no proxy socket is answered by a reset from inside the pod.
+
+use crate::abi::{HBONE_PORT, PLAINTEXT_PORT};
+use crate::maps::{Address, FlowKey, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+
+/// TCP header flags.
+pub const SYN: u8 = 0x02;
+pub const ACK: u8 = 0x10;
+
+/// A TCP packet's headers. Ports in host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub flags: u8,
+}
+
+impl Flow {
+    /// Whether the packet opens a connection.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
+
+    /// The connection as the packet's sender sees it.
+    #[inline(always)]
+    pub const fn as_sender(&self) -> FlowKey {
+        FlowKey {
+            local: self.source,
+            remote: self.destination,
+            local_port: self.source_port,
+            remote_port: self.destination_port,
+        }
+    }
+}
+
+/// What to do with a packet that leaves the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// A new connection: to the outbound listener.
+    Capture,
+    /// Part of a captured connection, or of none that may leave: to the pod's own stack.
+    Loop,
+    /// To the pod's own stack if a proxy socket exists there, else on its way.
+    LoopIfProxied,
+    /// To the pod's own stack unless the flow is listed as older than the enrolment.
+    LoopUnlessOlder,
+    /// An answer to a kubelet probe.
+    PassProbe,
+    /// Not ours to take.
+    Pass,
+}
+
+/// Decides for a TCP packet on its way out of the pod that does not carry the agent's mark.
+#[inline(always)]
+pub fn egress(config: &PodConfig, flow: &Flow) -> Egress {
+    let draining = config.phase == Phase::Draining as u32;
+    if flow.opens() {
+        return if draining { Egress::Pass } else { Egress::Capture };
+    }
+    if is_probe(config, &flow.destination, flow.source_port) {
+        return Egress::PassProbe;
+    }
+    if config.phase == Phase::Strict as u32 { Egress::LoopUnlessOlder } else { Egress::LoopIfProxied }
+}
+
+/// What to do with a packet that arrives for the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// A new connection: to this listener of the agent.
+    Listener(u16),
+    /// To this listener, unless a connection exists that the packet belongs to. A bare ACK without a connection may
+    /// complete a SYN-cookie handshake; it must reach the listener that sent the cookie, never the application's.
+    ListenerIfUnknown(u16),
+    /// A kubelet probe: straight to the application.
+    PassProbe,
+    Pass,
+}
+
+/// Decides for a TCP packet that arrives for the pod.
+#[inline(always)]
+pub fn ingress(config: &PodConfig, flow: &Flow) -> Ingress {
+    if is_probe(config, &flow.source, flow.destination_port) {
+        return Ingress::PassProbe;
+    }
+    if flow.opens() {
+        if config.phase == Phase::Draining as u32 {
+            return Ingress::Pass;
+        }
+        let hbone = flow.destination_port == HBONE_PORT;
+        return Ingress::Listener(if hbone { HBONE_PORT } else { PLAINTEXT_PORT });
+    }
+    // The HBONE port needs no lookup: the only listener there is the agent's.
+    if config.phase != Phase::Strict as u32 || flow.destination_port == HBONE_PORT {
+        return Ingress::Pass;
+    }
+    Ingress::ListenerIfUnknown(PLAINTEXT_PORT)
+}
+
+/// Whether a packet between a node address and this port of the pod belongs to a kubelet probe.
+#[inline(always)]
+fn is_probe(config: &PodConfig, node: &Address, port: u16) -> bool {
+    if config.probe_count == 0 {
+        return false;
+    }
+    let mut declared = false;
+    let mut i = 0;
+    while i < MAX_PROBE_PORTS {
+        declared |= (i as u32) < config.probe_count && config.probe_ports[i] == port;
+        i += 1;
+    }
+    if !declared {
+        return false;
+    }
+    let mut known = false;
+    let mut i = 0;
+    while i < MAX_NODE_ADDRESSES {
+        known |= (i as u32) < config.node_count && equal(&config.node_addresses[i], node);
+        i += 1;
+    }
+    known
+}
+
+/// Compares two addresses without the memcmp that BPF has no call for.
+#[inline(always)]
+fn equal(a: &Address, b: &Address) -> bool {
+    u128::from_ne_bytes(*a) == u128::from_ne_bytes(*b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ACK, Egress, Flow, Ingress, SYN, egress, ingress};
+    use crate::maps::{Phase, PodConfig, mapped};
+
+    const POD: [u8; 4] = [10, 40, 1, 10];
+    const NODE: [u8; 4] = [172, 30, 0, 1];
+    const FAR: [u8; 4] = [10, 40, 2, 10];
+
+    fn config(phase: Phase) -> PodConfig {
+        let mut config = PodConfig { phase: phase as u32, probe_count: 1, node_count: 1, ..PodConfig::EMPTY };
+        config.probe_ports[0] = 8080;
+        config.node_addresses[0] = mapped(NODE);
+        config
+    }
+
+    fn flow(source: ([u8; 4], u16), destination: ([u8; 4], u16), flags: u8) -> Flow {
+        Flow {
+            source: mapped(source.0),
+            destination: mapped(destination.0),
+            source_port: source.1,
+            destination_port: destination.1,
+            flags,
+        }
+    }
+
+    #[test]
+    fn outbound() {
+        use Phase::{Draining, Learning, Strict};
+        let cases = [
+            (Strict, flow((POD, 4000), (FAR, 80), SYN), Egress::Capture),
+            (Learning, flow((POD, 4000), (FAR, 80), SYN), Egress::Capture),
+            (Draining, flow((POD, 4000), (FAR, 80), SYN), Egress::Pass),
+            (Strict, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopUnlessOlder),
+            (Learning, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopIfProxied),
+            (Draining, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopIfProxied),
+            (Strict, flow((POD, 8080), (FAR, 4000), SYN | ACK), Egress::LoopUnlessOlder),
+            (Strict, flow((POD, 8080), (NODE, 4000), SYN | ACK), Egress::PassProbe),
+            (Strict, flow((POD, 8081), (NODE, 4000), SYN | ACK), Egress::LoopUnlessOlder),
+            // A pod cannot use the probe rule to open connections of its own.
+            (Strict, flow((POD, 8080), (NODE, 4000), SYN), Egress::Capture),
+        ];
+        for (phase, flow, expected) in cases {
+            assert_eq!(egress(&config(phase), &flow), expected, "{phase:?} {flow:?}");
+        }
+    }
+
+    #[test]
+    fn inbound() {
+        use Phase::{Draining, Learning, Strict};
+        let cases = [
+            (Strict, flow((FAR, 4000), (POD, 80), SYN), Ingress::Listener(15006)),
+            (Strict, flow((FAR, 4000), (POD, 15008), SYN), Ingress::Listener(15008)),
+            (Strict, flow((FAR, 4000), (POD, 80), ACK), Ingress::ListenerIfUnknown(15006)),
+            (Strict, flow((FAR, 4000), (POD, 15008), ACK), Ingress::Pass),
+            (Strict, flow((NODE, 4000), (POD, 8080), SYN), Ingress::PassProbe),
+            (Strict, flow((NODE, 4000), (POD, 8081), SYN), Ingress::Listener(15006)),
+            (Strict, flow((FAR, 4000), (POD, 8080), SYN), Ingress::Listener(15006)),
+            (Learning, flow((FAR, 4000), (POD, 80), SYN), Ingress::Listener(15006)),
+            (Learning, flow((FAR, 4000), (POD, 80), ACK), Ingress::Pass),
+            (Draining, flow((FAR, 4000), (POD, 80), SYN), Ingress::Pass),
+        ];
+        for (phase, flow, expected) in cases {
+            assert_eq!(ingress(&config(phase), &flow), expected, "{phase:?} {flow:?}");
+        }
+    }
+}

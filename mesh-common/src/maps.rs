@@ -1,0 +1,166 @@
+//! Layouts of map keys and values. Padding is explicit, so that every byte of a key is defined.
+
+/// Names of the maps, as the loader finds them.
+pub mod names {
+    pub const CONFIG: &str = "config";
+    pub const PREEXISTING: &str = "preexisting";
+    pub const COUNTERS: &str = "counters";
+    pub const ENROLLED: &str = "enrolled";
+    pub const FACTS: &str = "facts";
+}
+
+/// Most probe ports and node addresses that a pod's configuration holds.
+pub const MAX_PROBE_PORTS: usize = 16;
+pub const MAX_NODE_ADDRESSES: usize = 8;
+
+/// An address as 16 bytes; IPv4 in its v4-mapped form.
+pub type Address = [u8; 16];
+
+/// The v4-mapped form of an IPv4 address.
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> Address {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+/// What a pod's programs are to do with its flows.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// New flows are captured; flows without a proxy socket may be older than the enrolment and pass.
+    Learning = 0,
+    /// Older flows are listed in the `preexisting` map; everything else is captured.
+    Strict = 1,
+    /// New flows pass; captured ones go on until they end.
+    Draining = 2,
+}
+
+/// The one entry of the `config` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodConfig {
+    /// A [`Phase`].
+    pub phase: u32,
+    /// 0: a flow without a listener is dropped; 1: it passes.
+    pub fail_open: u32,
+    /// Interface index of `lo` in the pod's namespace.
+    pub lo: u32,
+    pub probe_count: u32,
+    pub node_count: u32,
+    pub reserved: u32,
+    /// Host byte order.
+    pub probe_ports: [u16; MAX_PROBE_PORTS],
+    pub node_addresses: [Address; MAX_NODE_ADDRESSES],
+}
+
+impl PodConfig {
+    pub const EMPTY: Self = Self {
+        phase: Phase::Learning as u32,
+        fail_open: 0,
+        lo: 1,
+        probe_count: 0,
+        node_count: 0,
+        reserved: 0,
+        probe_ports: [0; MAX_PROBE_PORTS],
+        node_addresses: [[0; 16]; MAX_NODE_ADDRESSES],
+    };
+}
+
+/// A connection as its local end sees it: key of `preexisting`. Ports in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub local: Address,
+    pub remote: Address,
+    pub local_port: u16,
+    pub remote_port: u16,
+}
+
+/// Key of `facts`: a connection of one network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FactsKey {
+    /// The namespace's cookie (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    pub flow: FlowKey,
+    pub reserved: u32,
+}
+
+/// What the kernel knows of a connection at its last change of state.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnFacts {
+    /// Bytes that the peer has acknowledged.
+    pub bytes_acked: u64,
+    pub bytes_received: u64,
+    /// Smoothed round-trip time in microseconds.
+    pub srtt_us: u32,
+    pub retransmits: u32,
+    /// TCP states (`BPF_TCP_*`) before and after the last change.
+    pub old_state: u32,
+    pub new_state: u32,
+}
+
+/// Index of a counter in the `counters` map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// New outbound connections taken.
+    CapturedOut = 0,
+    /// New inbound connections taken in plaintext.
+    CapturedIn = 1,
+    /// New inbound connections to the HBONE port.
+    Hbone = 2,
+    /// Kubelet probes let straight to the application.
+    Probe = 3,
+    /// Packets of flows older than the enrolment.
+    Preexisting = 4,
+    /// Packets that are not TCP.
+    NotTcp = 5,
+    /// TCP fragments, dropped.
+    Fragment = 6,
+    /// Packets whose headers could not be read, dropped.
+    Unreadable = 7,
+    /// New flows dropped because the agent has no listener.
+    NoListener = 8,
+    /// New flows passed because the agent has no listener and the pod is set to fail open.
+    FailedOpen = 9,
+    /// Packets answered by a reset because neither a proxy socket nor an older flow explains them.
+    Orphan = 10,
+}
+
+impl Counter {
+    pub const COUNT: u32 = 11;
+    pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
+        (Self::CapturedOut, "captured_outbound"),
+        (Self::CapturedIn, "captured_inbound"),
+        (Self::Hbone, "hbone"),
+        (Self::Probe, "probe"),
+        (Self::Preexisting, "preexisting"),
+        (Self::NotTcp, "not_tcp"),
+        (Self::Fragment, "fragment"),
+        (Self::Unreadable, "unreadable"),
+        (Self::NoListener, "no_listener"),
+        (Self::FailedOpen, "failed_open"),
+        (Self::Orphan, "orphan"),
+    ];
+}
+
+const _: () = assert!(size_of::<PodConfig>() == 24 + 32 + 128);
+const _: () = assert!(size_of::<FlowKey>() == 36);
+const _: () = assert!(size_of::<FactsKey>() == 48);
+const _: () = assert!(size_of::<ConnFacts>() == 32);
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "aya's marker for plain data")]
+mod plain {
+    use super::{ConnFacts, FactsKey, FlowKey, PodConfig};
+
+    // SAFETY: integers only, repr(C), no implicit padding (the size assertions above), any bit pattern is valid.
+    unsafe impl aya::Pod for PodConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FactsKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ConnFacts {}
+}

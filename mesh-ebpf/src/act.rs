@@ -1,0 +1,151 @@
+//! Socket look-ups and what is done with a packet.
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_redirect, bpf_sk_assign, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skc_lookup_tcp,
+};
+use aya_ebpf::programs::TcContext;
+use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, MARK_MASK};
+use mesh_common::classify::Flow;
+
+use crate::packet::Family;
+
+/// The namespace of the packet (`BPF_F_CURRENT_NETNS`).
+const CURRENT_NETNS: u64 = u64::MAX;
+const TCP_LISTEN: u32 = 10;
+
+/// Whether a socket of the pod's stack waits for this packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// A connection, open or opening or just closed.
+    Connection,
+    /// None, or only a listener.
+    Nobody,
+}
+
+/// Looks for the connection that would receive this very packet in the pod's own stack.
+#[inline(always)]
+pub fn owner(ctx: &TcContext, flow: &Flow, family: Family) -> Owner {
+    let (mut tuple, size) = tuple(flow, family);
+    // SAFETY: `tuple` lives on the stack and `size` is the size of its part for this family.
+    let found = unsafe { bpf_skc_lookup_tcp(skb(ctx).cast(), &raw mut tuple, size, CURRENT_NETNS, 0) };
+    if found.is_null() {
+        return Owner::Nobody;
+    }
+    // SAFETY: checked not to be null; `state` is readable in every kind of TCP socket.
+    let state = unsafe { (*found).state };
+    // SAFETY: the reference taken by the look-up is given back exactly once.
+    unsafe { bpf_sk_release(found.cast()) };
+    if state == TCP_LISTEN { Owner::Nobody } else { Owner::Connection }
+}
+
+/// Whether the agent listens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    Found,
+    Missing,
+}
+
+/// Looks for the agent's listener on `port` and, for `Then::Assign`, gives the packet to it.
+#[inline(always)]
+pub fn listener(ctx: &TcContext, flow: &Flow, family: Family, port: u16, then: Then) -> Listener {
+    let found = find_listener(ctx, flow, family, port);
+    if found.is_null() {
+        return Listener::Missing;
+    }
+    // SAFETY: checked not to be null. A port taken by the pod itself while the agent is away has another mark.
+    let ours = unsafe { (*found).state == TCP_LISTEN && (*found).mark & MARK_MASK == AGENT_MARK };
+    let mut result = if ours { Listener::Found } else { Listener::Missing };
+    if ours && then == Then::Assign {
+        // SAFETY: both pointers are valid for the call; the socket is a TCP listener of this namespace.
+        let error = unsafe { bpf_sk_assign(skb(ctx).cast(), found.cast(), 0) };
+        if error != 0 {
+            result = Listener::Missing;
+        }
+    }
+    // SAFETY: the reference taken by the look-up is given back exactly once.
+    unsafe { bpf_sk_release(found.cast()) };
+    result
+}
+
+/// What to do with a listener that was found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    Assign,
+}
+
+#[inline(always)]
+fn find_listener(ctx: &TcContext, flow: &Flow, family: Family, port: u16) -> *mut bpf_sock {
+    // The packet's own source spreads flows over the listeners that share the port; the destination is loopback, so
+    // that no connection can be meant.
+    let mut towards = *flow;
+    towards.destination = match family {
+        Family::V4 => mesh_common::maps::mapped([127, 0, 0, 1]),
+        Family::V6 => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+    };
+    towards.destination_port = port;
+    let (mut tuple, size) = tuple(&towards, family);
+    // SAFETY: `tuple` lives on the stack and `size` is the size of its part for this family.
+    unsafe { bpf_sk_lookup_tcp(skb(ctx).cast(), &raw mut tuple, size, CURRENT_NETNS, 0) }
+}
+
+#[inline(always)]
+fn tuple(flow: &Flow, family: Family) -> (bpf_sock_tuple, u32) {
+    let (sport, dport) = (flow.source_port.to_be(), flow.destination_port.to_be());
+    match family {
+        Family::V4 => {
+            let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+                saddr: word(&flow.source, 3),
+                daddr: word(&flow.destination, 3),
+                sport,
+                dport,
+            };
+            (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv4 } }, size_of_val(&ipv4) as u32)
+        }
+        Family::V6 => {
+            let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+                saddr: words(&flow.source),
+                daddr: words(&flow.destination),
+                sport,
+                dport,
+            };
+            (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 } }, size_of_val(&ipv6) as u32)
+        }
+    }
+}
+
+#[inline(always)]
+fn word(address: &[u8; 16], index: usize) -> u32 {
+    let at = index * 4;
+    u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
+}
+
+#[inline(always)]
+fn words(address: &[u8; 16]) -> [u32; 4] {
+    [word(address, 0), word(address, 1), word(address, 2), word(address, 3)]
+}
+
+/// Marks the packet as captured and hands it to the pod's own stack by way of `lo`.
+#[inline(always)]
+pub fn to_own_stack(ctx: &TcContext, lo: u32) -> i32 {
+    ctx.set_mark((mark(ctx) & !MARK_MASK) | CAPTURED_MARK);
+    // SAFETY: a plain helper call.
+    let action = unsafe { bpf_redirect(lo, u64::from(BPF_F_INGRESS)) };
+    i32::try_from(action).unwrap_or(TC_ACT_SHOT)
+}
+
+#[inline(always)]
+pub fn mark(ctx: &TcContext) -> u32 {
+    // SAFETY: the context pointer is valid for the program's run.
+    unsafe { (*skb(ctx)).mark }
+}
+
+#[inline(always)]
+fn skb(ctx: &TcContext) -> *mut __sk_buff {
+    use aya_ebpf::EbpfContext;
+    ctx.as_ptr().cast()
+}

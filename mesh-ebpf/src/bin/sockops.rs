@@ -1,0 +1,101 @@
+//! Kernel facts of the enrolled pods' connections, written at every change of state. The agent reads them when it
+//! closes a connection's record; nothing here is on the path of a byte.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::macros::{map, sock_ops};
+use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::programs::SockOpsContext;
+use mesh_common::maps::{Address, ConnFacts, FactsKey, FlowKey, mapped};
+use mesh_ebpf as _;
+
+const AF_INET: u32 = 2;
+
+/// Cookies of the enrolled pods' namespaces.
+#[map(name = "enrolled")]
+static ENROLLED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
+#[map(name = "facts")]
+static FACTS: LruHashMap<FactsKey, ConnFacts> = LruHashMap::with_max_entries(16384, 0);
+
+#[sock_ops]
+pub fn connection_facts(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => watch(&ctx),
+        BPF_SOCK_OPS_STATE_CB => note(&ctx),
+        _ => {}
+    }
+    1
+}
+
+/// Asks to be called at this connection's changes of state, if its pod is enrolled.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext) {
+    let cookie = cookie(ctx);
+    if ENROLLED.get_ptr(&cookie).is_none() {
+        return;
+    }
+    // A socket that cannot be watched is reported without facts.
+    let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+    // The tuple may have had an earlier connection, whose facts would be taken for this one's.
+    let _ = FACTS.remove(&key(ctx, cookie));
+}
+
+#[inline(always)]
+fn note(ctx: &SockOpsContext) {
+    let ops = ops(ctx);
+    // SAFETY: the context is valid for the program's run; the verifier checks each field's offset.
+    let facts = unsafe {
+        ConnFacts {
+            bytes_acked: (*ops).bytes_acked,
+            bytes_received: (*ops).bytes_received,
+            // The kernel keeps eight times the smoothed round-trip time.
+            srtt_us: (*ops).srtt_us >> 3,
+            retransmits: (*ops).total_retrans,
+            old_state: ctx.arg(0),
+            new_state: ctx.arg(1),
+        }
+    };
+    // A full map evicts its oldest; a failed insert only costs the facts.
+    let _ = FACTS.insert(&key(ctx, cookie(ctx)), &facts, 0);
+}
+
+#[inline(always)]
+fn key(ctx: &SockOpsContext, netns: u64) -> FactsKey {
+    let v4 = ctx.family() == AF_INET;
+    let local = if v4 { mapped(ctx.local_ip4().to_ne_bytes()) } else { bytes(ctx.local_ip6()) };
+    let remote = if v4 { mapped(ctx.remote_ip4().to_ne_bytes()) } else { bytes(ctx.remote_ip6()) };
+    let flow = FlowKey {
+        local,
+        remote,
+        local_port: ctx.local_port() as u16,
+        // In network byte order, in the upper or lower half depending on the architecture's view of the field.
+        remote_port: u32::from_be(ctx.remote_port()) as u16,
+    };
+    FactsKey { netns, flow, reserved: 0 }
+}
+
+#[inline(always)]
+fn bytes(words: [u32; 4]) -> Address {
+    let [a, b, c, d] = words.map(u32::to_ne_bytes);
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+    ]
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: a plain helper call on the program's context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+#[inline(always)]
+fn ops(ctx: &SockOpsContext) -> *mut bpf_sock_ops {
+    ctx.ops
+}

@@ -1,0 +1,149 @@
+//! Reading a packet's headers: Ethernet, IPv4 with options, IPv6 with extension headers, TCP. Every read goes through
+//! `bpf_skb_load_bytes`, which checks bounds and reads non-linear packets too.
+
+use aya_ebpf::programs::TcContext;
+use mesh_common::classify::Flow;
+use mesh_common::maps::mapped;
+
+const ETHERNET: usize = 14;
+const ETHERTYPE_V4: u16 = 0x0800;
+const ETHERTYPE_V6: u16 = 0x86dd;
+const TCP: u8 = 6;
+
+/// What a packet is to the capture.
+pub enum Packet {
+    Tcp(Flow, Family),
+    /// A fragment of a TCP packet: without its header it cannot be attributed, so it is not let through.
+    Fragment,
+    /// Another protocol.
+    Other,
+    /// IP whose headers end too early or nest too deep.
+    Unreadable,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// Reads the packet.
+#[inline(always)]
+pub fn read(ctx: &TcContext) -> Packet {
+    let ethertype = u16::from_be(ctx.skb.protocol() as u16);
+    match ethertype {
+        ETHERTYPE_V4 => read_v4(ctx).unwrap_or(Packet::Unreadable),
+        ETHERTYPE_V6 => read_v6(ctx).unwrap_or(Packet::Unreadable),
+        _ => Packet::Other,
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    version_length: u8,
+    _tos: u8,
+    _total: u16,
+    _id: u16,
+    fragment: u16,
+    _ttl: u8,
+    protocol: u8,
+    _checksum: u16,
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
+#[inline(always)]
+fn read_v4(ctx: &TcContext) -> Option<Packet> {
+    let ip: Ipv4 = ctx.load(ETHERNET).ok()?;
+    if ip.protocol != TCP {
+        return Some(Packet::Other);
+    }
+    // More fragments, or an offset.
+    if u16::from_be(ip.fragment) & 0x3fff != 0 {
+        return Some(Packet::Fragment);
+    }
+    let length = usize::from(ip.version_length & 0x0f) * 4;
+    if length < 20 {
+        return None;
+    }
+    let tcp = read_tcp(ctx, ETHERNET + length)?;
+    Some(Packet::Tcp(tcp.flow(mapped(ip.source), mapped(ip.destination)), Family::V4))
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    _version: u32,
+    _length: u16,
+    next: u8,
+    _hops: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+const IPV6: usize = 40;
+/// Extension headers of this many are followed; no ordinary packet has more.
+const MAX_EXTENSIONS: usize = 4;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+#[inline(always)]
+fn read_v6(ctx: &TcContext) -> Option<Packet> {
+    let ip: Ipv6 = ctx.load(ETHERNET).ok()?;
+    let mut next = ip.next;
+    let mut at = ETHERNET + IPV6;
+    let mut i = 0;
+    while i < MAX_EXTENSIONS {
+        match next {
+            TCP => {
+                let tcp = read_tcp(ctx, at)?;
+                return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6));
+            }
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let extension: [u8; 2] = ctx.load(at).ok()?;
+                next = extension[0];
+                at += (usize::from(extension[1]) + 1) * 8;
+            }
+            FRAGMENT => {
+                let protocol: u8 = ctx.load(at).ok()?;
+                return Some(if protocol == TCP { Packet::Fragment } else { Packet::Other });
+            }
+            _ => return Some(Packet::Other),
+        }
+        i += 1;
+    }
+    None
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tcp {
+    source: u16,
+    destination: u16,
+    _sequence: u32,
+    _acknowledgement: u32,
+    _offset: u8,
+    flags: u8,
+}
+
+impl Tcp {
+    #[inline(always)]
+    fn flow(&self, source: [u8; 16], destination: [u8; 16]) -> Flow {
+        Flow {
+            source,
+            destination,
+            source_port: u16::from_be(self.source),
+            destination_port: u16::from_be(self.destination),
+            flags: self.flags,
+        }
+    }
+}
+
+#[inline(always)]
+fn read_tcp(ctx: &TcContext, at: usize) -> Option<Tcp> {
+    // 14 bytes are read as 16 because of the struct's alignment; a TCP header has at least 20.
+    ctx.load::<Tcp>(at).ok()
+}
