@@ -1,1 +1,16 @@
-//! (written next)
+//! Who we are and how we prove it: one certificate per service account in use on the node.
+//!
+//! [`certs`] is a writer and many readers: pipelines ask for an identity and wait, within a limit, for its first
+//! certificate; a task per identity keeps it fresh by [`renew`]'s schedule through an authority ([`ca`]). [`tls`]
+//! turns certificates into rustls configurations with [`verify`] as the only judge of peers. Keys stay in memory.
+
+pub mod ca;
+pub mod certs;
+pub mod csr;
+pub mod renew;
+pub mod tls;
+pub mod verify;
+
+pub use certs::{CertError, Certs};
+pub use tls::{Credentials, TLS_HANDSHAKE_LIMIT};
+pub use verify::{TlsFailure, peer_identity};

@@ -6,7 +6,9 @@
 
 pub mod addr;
 pub mod authorize;
+pub mod endpoints;
 pub mod identity;
+mod matching;
 pub mod pod;
 pub mod policy;
 pub mod route;

@@ -3,5 +3,6 @@
 pub mod caps;
 pub mod netlink;
 pub mod netns;
+pub mod signal;
 pub mod socket;
 pub mod thread;

@@ -1,2 +1,3 @@
 //! stub
-fn main() {}
+mod proto;
+fn main() { proto::run(std::path::Path::new("."), proto::Mode::Write).unwrap(); }

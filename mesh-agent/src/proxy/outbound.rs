@@ -2,6 +2,7 @@
 //!
 //! The application's handshake was completed by the kernel before any of this, so every failure reaches it as a reset.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -151,7 +152,7 @@ async fn open<'a>(pod: &Rc<Pod>, key: &TunnelKey, head: impl Fn() -> Connect<'a>
 async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Identity>>, Error> {
     let credentials = pod.credentials(&key.source).await?;
     let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
-    let connector = TlsConnector::from(credentials.client_config(&key.accepted));
+    let connector = TlsConnector::from(credentials.client_config(&key.accepted).map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?);
     let name = rustls::pki_types::ServerName::from(key.next_hop.0.ip());
     let handshake = connector.connect(name, ReadAhead::new(tcp));
     let tls = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, handshake).await {

@@ -1,0 +1,138 @@
+//! TLS configurations (protocol note, section 5.1): 1.3 only, h2 only, both sides authenticated, no resumption.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::renew::Validity;
+use super::verify::{Expected, Verifier, peer_identity};
+use crate::model::Identity;
+
+/// How long a TLS handshake may take.
+pub const TLS_HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+const H2: &[u8] = b"h2";
+
+/// A certificate with its key and the roots that came with it, ready for use. Immutable.
+#[derive(Debug)]
+pub struct Credentials {
+    pub identity: Identity,
+    pub validity: Validity,
+    /// Hexadecimal.
+    pub serial: String,
+    provider: Arc<CryptoProvider>,
+    roots: Arc<[TrustAnchor<'static>]>,
+    certified: Arc<SingleCertAndKey>,
+    server: Arc<ServerConfig>,
+}
+
+/// Why an answer of the authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadChain {
+    #[error("the answer needs a certificate and a root, and has {0} elements")]
+    TooShort(usize),
+    #[error("the answer is not PEM: {0}")]
+    Pem(#[from] rustls_pki_types::pem::Error),
+    #[error("the certificate cannot be parsed: {0}")]
+    Certificate(String),
+    #[error("the certificate is for {got:?}, not for {wanted}")]
+    OtherIdentity { got: Option<Identity>, wanted: Identity },
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error("a root cannot be used: {0}")]
+    Root(webpki::Error),
+}
+
+impl Credentials {
+    /// Takes the authority's answer for `identity`: the leaf, intermediates, and last the roots, all PEM.
+    pub fn new(identity: &Identity, chain: &[String], key: PrivateKeyDer<'static>) -> Result<Self, BadChain> {
+        let [certificates @ .., roots] = chain else { return Err(BadChain::TooShort(chain.len())) };
+        if certificates.is_empty() {
+            return Err(BadChain::TooShort(chain.len()));
+        }
+        let certificates: Vec<_> = parse(certificates)?;
+        let got = peer_identity(&certificates);
+        if got.as_ref() != Some(identity) {
+            return Err(BadChain::OtherIdentity { got, wanted: identity.clone() });
+        }
+        let (validity, serial) = describe(&certificates)?;
+        let roots = anchors(&parse(std::slice::from_ref(roots))?)?;
+        let provider = Arc::new(provider());
+        let key = provider.key_provider.load_private_key(key)?;
+        let certified = Arc::new(SingleCertAndKey::from(CertifiedKey::new(certificates, key)));
+        let domain = Expected::TrustDomain(identity.trust_domain().into());
+        let verifier = Arc::new(Verifier::new(Arc::clone(&roots), domain, Arc::clone(&provider)));
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&certified) as Arc<_>);
+        server.alpn_protocols = vec![H2.to_vec()];
+        server.send_tls13_tickets = 0;
+        Ok(Self { identity: identity.clone(), validity, serial, provider, roots, certified, server: Arc::new(server) })
+    }
+
+    /// For accepting: any client of our trust domain.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    /// For dialling a peer that must prove one of `accepted`. Made anew for each tunnel, which is rare.
+    pub fn client_config(&self, accepted: &[Identity]) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let expected = Expected::OneOf(accepted.into());
+        let verifier = Arc::new(Verifier::new(Arc::clone(&self.roots), expected, Arc::clone(&self.provider)));
+        let mut client = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(Arc::clone(&self.certified) as Arc<_>);
+        client.alpn_protocols = vec![H2.to_vec()];
+        client.enable_sni = false;
+        client.resumption = Resumption::disabled();
+        Ok(Arc::new(client))
+    }
+
+    /// Whether the certificate can be used at `now`.
+    pub fn valid_at(&self, now: SystemTime) -> bool {
+        now < self.validity.not_after
+    }
+}
+
+/// The one provider: suites and groups in the order of the protocol note, post-quantum key exchange first.
+fn provider() -> CryptoProvider {
+    use aws_lc_rs::{cipher_suite, kx_group};
+    CryptoProvider {
+        cipher_suites: vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+fn parse(pems: &[String]) -> Result<Vec<CertificateDer<'static>>, BadChain> {
+    let blocks = pems.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()));
+    Ok(blocks.collect::<Result<_, _>>()?)
+}
+
+fn anchors(roots: &[CertificateDer<'static>]) -> Result<Arc<[TrustAnchor<'static>]>, BadChain> {
+    if roots.is_empty() {
+        return Err(BadChain::TooShort(0));
+    }
+    let anchor = |root| Ok(webpki::anchor_from_trusted_cert(root).map_err(BadChain::Root)?.to_owned());
+    roots.iter().map(anchor).collect()
+}
+
+fn describe(certificates: &[CertificateDer<'_>]) -> Result<(Validity, String), BadChain> {
+    let leaf = certificates.first().ok_or(BadChain::TooShort(0))?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| BadChain::Certificate(error.to_string()))?;
+    let at = |time: x509_parser::time::ASN1Time| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+    };
+    let validity = Validity { not_before: at(parsed.validity().not_before), not_after: at(parsed.validity().not_after) };
+    Ok((validity, parsed.raw_serial_as_string()))
+}
