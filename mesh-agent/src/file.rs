@@ -1,1 +1,47 @@
-//! (written next)
+//! The node's configuration from one YAML file: read, checked as a whole, translated to the model, and watched.
+//!
+//! [`schema`] is what may be written, [`translate`] what it means, [`policy`] turns Kubernetes-shaped policies into the
+//! form that the data path evaluates, [`problem`] is how mistakes are told, [`watch`] notices edits. A file with any
+//! mistake is rejected whole: what is in force stays in force.
+
+pub mod duration;
+mod policy;
+pub mod problem;
+pub mod schema;
+mod translate;
+pub mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::model::{Identity, PodSpec, World};
+use problem::{Problems, parse};
+
+/// A configuration that was found good.
+#[derive(Debug)]
+pub struct Config {
+    pub node: schema::Node,
+    pub pods: Arc<Vec<Arc<PodSpec>>>,
+    pub world: Arc<World>,
+    /// Identities of this node's pods: those that need certificates here.
+    pub identities: std::collections::HashSet<Identity>,
+    /// What is probably not meant, each with its line.
+    pub warnings: Vec<String>,
+}
+
+/// How the last reading of the file went, for `ctl status`.
+#[derive(Clone, Debug)]
+pub struct LoadState {
+    pub path: PathBuf,
+    pub at: SystemTime,
+    /// The file's problems, if it was rejected.
+    pub rejected: Option<String>,
+}
+
+/// Reads and checks the file.
+pub fn read(path: &Path) -> Result<Config, Problems> {
+    let text = std::fs::read_to_string(path).map_err(|error| Problems::unreadable(path, &error))?;
+    let file: schema::NodeFile = parse(path, &text)?;
+    translate::translate(path, file)
+}
