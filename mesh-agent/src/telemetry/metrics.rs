@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -157,7 +157,7 @@ pub(super) fn encode(
     let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
     for (labels, value) in &samples.0 {
         match kind {
-            Kind::Counter => family.encode_family(labels)?.encode_counter::<(), f64, f64>(value, None)?,
+            Kind::Counter => family.encode_family(labels)?.encode_counter::<NoLabelSet, f64, f64>(value, None)?,
             Kind::Gauge => family.encode_family(labels)?.encode_gauge(value)?,
         }
     }

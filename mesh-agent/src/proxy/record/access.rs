@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 
-use tracing::field::display;
 use tracing::{Level, enabled, event};
 
 use super::{Ends, Record, Reporter};
