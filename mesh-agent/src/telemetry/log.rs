@@ -162,8 +162,9 @@ mod tests {
             line("three");
             filter.reset().unwrap();
             line("four");
+            assert_eq!(filter.current().unwrap(), "access=off,info");
         });
-        assert_eq!(filter.current().unwrap(), "access=off,info");
+        assert!(matches!(filter.current(), Err(LogError::Ended)));
         assert_eq!(filter.dropped_lines(), 0);
         drop(log);
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -156,12 +156,20 @@ pub(super) fn encode(
     };
     let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
     for (labels, value) in &samples.0 {
-        match kind {
-            Kind::Counter => family.encode_family(labels)?.encode_counter::<NoLabelSet, f64, f64>(value, None)?,
-            Kind::Gauge => family.encode_family(labels)?.encode_gauge(value)?,
+        if labels.is_empty() {
+            write(&mut family, kind, *value)?;
+        } else {
+            write(&mut family.encode_family(labels)?, kind, *value)?;
         }
     }
     Ok(())
+}
+
+fn write(metric: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> fmt::Result {
+    match kind {
+        Kind::Counter => metric.encode_counter::<NoLabelSet, f64, f64>(&value, None),
+        Kind::Gauge => metric.encode_gauge(&value),
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +189,7 @@ mod tests {
         has(&classic.body, "\n# TYPE istio_build gauge\nistio_build{component=\"ztunnel\",tag=\"1.2.3\"} 1.0\n");
         has(
             &classic.body,
-            "# HELP mesh_captured_packets_total Packets.\n# TYPE mesh_captured_packets_total counter\n\
+            "# HELP mesh_captured_packets_total Packets\n# TYPE mesh_captured_packets_total counter\n\
              mesh_captured_packets_total{direction=\"egress\"} 7.0\n\
              mesh_captured_packets_total{direction=\"in\\\"gress\\n\"} 0.0\n",
         );
