@@ -5,7 +5,8 @@ use std::process::Command;
 use std::{env, fs};
 
 const OBJECTS: [&str; 2] = ["capture", "sockops"];
-const FIX: &str = "run `cargo xtask setup` once (it installs bpf-linker and LLVM), or set MESH_EBPF=skip to build without eBPF";
+const FIX: &str =
+    "run `cargo xtask setup` once (it installs bpf-linker and LLVM), or set MESH_EBPF=skip to build without eBPF";
 
 fn main() {
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR")).join("..");
@@ -39,7 +40,9 @@ fn cargo(root: &Path, target: &Path) -> Command {
     // What the outer cargo sets for its own build must not steer the inner one.
     for (name, _) in env::vars() {
         let steers = name.starts_with("CARGO_") && name != "CARGO_HOME";
-        if steers || matches!(name.as_str(), "RUSTFLAGS" | "RUSTC" | "RUSTC_WRAPPER" | "RUSTC_WORKSPACE_WRAPPER" | "TARGET") {
+        if steers
+            || matches!(name.as_str(), "RUSTFLAGS" | "RUSTC" | "RUSTC_WRAPPER" | "RUSTC_WORKSPACE_WRAPPER" | "TARGET")
+        {
             command.env_remove(name);
         }
     }
@@ -48,15 +51,23 @@ fn cargo(root: &Path, target: &Path) -> Command {
     }
     let tools = root.join("target/tools/bin");
     let home = PathBuf::from(env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", var("HOME")))).join("bin");
-    let path = env::join_paths(
-        [tools, home].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
-    );
+    let path =
+        env::join_paths([tools, home].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())));
     command
         .current_dir(root.join("mesh-ebpf"))
         .env("PATH", path.expect("no colon in a tool's path"))
         // core is built from source for the BPF target, which needs the unstable flag of a stable compiler.
         .env("RUSTC_BOOTSTRAP", "1")
-        .args(["build", "--release", "--quiet", "--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "--target",
+            "bpfel-unknown-none",
+            "-Z",
+            "build-std=core",
+            "--target-dir",
+        ])
         .arg(target);
     command
 }

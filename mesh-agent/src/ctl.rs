@@ -74,9 +74,7 @@ enum Output {
 
 /// Runs one verb and writes to standard output.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(answer(args, &mut io::stdout().lock())) {
         // Whoever read the output has seen enough, as in `ctl flows | head`.
         Err(CtlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -94,9 +92,7 @@ async fn answer(args: &Args, out: &mut impl Write) -> Result<(), CtlError> {
         Verb::Flows(flows) if flows.follow => follow::run(&socket, flows, args.output, out).await,
         Verb::Flows(flows) => {
             let document = fetch_flows(&socket, flows).await?;
-            show(out, args.output, &document, |document| {
-                flows::render(document, &flows::Rates::Average)
-            })
+            show(out, args.output, &document, |document| flows::render(document, &flows::Rates::Average))
         }
         Verb::Log(log) => {
             let path = match (&log.filter, log.reset) {
@@ -105,9 +101,7 @@ async fn answer(args: &Args, out: &mut impl Write) -> Result<(), CtlError> {
                 (None, false) => "/logging".to_owned(),
             };
             let logging: Logging = socket.post(&path).await?;
-            show(out, args.output, &logging, |logging| {
-                format!("{}\n", logging.filter)
-            })
+            show(out, args.output, &logging, |logging| format!("{}\n", logging.filter))
         }
     }
 }
@@ -130,9 +124,7 @@ fn show<D: Serialize>(
         Output::Table => render(document),
         Output::Json => serde_json::to_string_pretty(document).map_err(CtlError::Document)? + "\n",
     };
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(CtlError::Output)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CtlError::Output)
 }
 
 /// How long an agent may take to answer.

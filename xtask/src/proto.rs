@@ -6,6 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only tell whether what is committed is fresh
+    #[arg(long)]
+    check: bool,
+}
+
 /// Generate, or only compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -13,18 +21,19 @@ pub(crate) enum Mode {
     Check,
 }
 
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    generate(root, if args.check { Mode::Check } else { Mode::Write })
+}
+
 /// Runs the generator for all `.proto` files.
-pub(crate) fn run(root: &Path, mode: Mode) -> Result<()> {
+pub(crate) fn generate(root: &Path, mode: Mode) -> Result<()> {
     let (protos, generated) = (root.join("mesh-agent/proto"), root.join("mesh-agent/src/proto/gen"));
     let scratch = tempfile::tempdir()?;
     let mut files: Vec<_> = fs::read_dir(&protos)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
     files.sort();
     let descriptors = protox::compile(&files, [&protos])?;
-    tonic_prost_build::configure()
-        .out_dir(scratch.path())
-        .build_transport(false)
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().out_dir(scratch.path()).build_transport(false).compile_fds(descriptors)?;
     for entry in fs::read_dir(scratch.path())? {
         let entry = entry?;
         let name = entry.file_name();

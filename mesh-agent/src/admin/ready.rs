@@ -33,18 +33,12 @@ impl Ready {
     /// Adds something to wait for; `name` is what the page shows.
     pub fn gate(&self, name: &'static str) -> Gate {
         self.locked().insert(name);
-        Gate {
-            name,
-            ready: self.clone(),
-        }
+        Gate { name, ready: self.clone() }
     }
 
     /// What is still awaited, sorted.
     pub fn pending(&self) -> Vec<String> {
-        self.locked()
-            .iter()
-            .map(|name| (*name).to_owned())
-            .collect()
+        self.locked().iter().map(|name| (*name).to_owned()).collect()
     }
 
     /// The page that a kubelet asks: 200 `ready`, or 500 with the names of what is pending.
@@ -88,45 +82,25 @@ mod tests {
         let ready = Ready::new();
         let router = ready.router();
         let page = async || {
-            let reply = router
-                .answer(&Method::GET, "/healthz/ready", None, None)
-                .await;
-            (
-                reply.status,
-                String::from_utf8(reply.body.to_vec()).unwrap(),
-            )
+            let reply = router.answer(&Method::GET, "/healthz/ready", None, None).await;
+            (reply.status, String::from_utf8(reply.body.to_vec()).unwrap())
         };
         let pods = ready.gate("pods");
         let config = ready.gate("configuration");
         let wait = StatusCode::INTERNAL_SERVER_ERROR;
-        assert_eq!(
-            page().await,
-            (wait, "not ready, pending: configuration, pods".to_owned())
-        );
+        assert_eq!(page().await, (wait, "not ready, pending: configuration, pods".to_owned()));
         config.mark();
         assert_eq!(page().await, (wait, "not ready, pending: pods".to_owned()));
         drop(pods);
-        assert_eq!(
-            page().await,
-            (wait, "not ready, pending: pods".to_owned()),
-            "a dropped gate is no success"
-        );
+        assert_eq!(page().await, (wait, "not ready, pending: pods".to_owned()), "a dropped gate is no success");
         ready.gate("pods").mark();
         assert_eq!(page().await, (StatusCode::OK, "ready".to_owned()));
         for (method, path, status) in [
-            (
-                Method::POST,
-                "/healthz/ready",
-                StatusCode::METHOD_NOT_ALLOWED,
-            ),
+            (Method::POST, "/healthz/ready", StatusCode::METHOD_NOT_ALLOWED),
             (Method::GET, "/", StatusCode::NOT_FOUND),
             (Method::GET, "/healthz", StatusCode::NOT_FOUND),
         ] {
-            assert_eq!(
-                router.answer(&method, path, None, None).await.status,
-                status,
-                "{method} {path}"
-            );
+            assert_eq!(router.answer(&method, path, None, None).await.status, status, "{method} {path}");
         }
     }
 }

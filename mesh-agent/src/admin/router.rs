@@ -51,11 +51,7 @@ impl Router {
         F: Fn(Ask) -> A + Send + Sync + 'static,
         A: Future<Output = Reply> + Send + 'static,
     {
-        self.routes.push(Route {
-            method,
-            path,
-            answer: Box::new(move |ask| Box::pin(answer(ask))),
-        });
+        self.routes.push(Route { method, path, answer: Box::new(move |ask| Box::pin(answer(ask))) });
         self
     }
 
@@ -73,17 +69,8 @@ impl Router {
         })
     }
 
-    pub(super) async fn answer(
-        &self,
-        method: &Method,
-        path: &str,
-        query: Option<&str>,
-        accept: Option<&str>,
-    ) -> Reply {
-        let ask = Ask {
-            query: query.unwrap_or_default().to_owned(),
-            accept: accept.map(str::to_owned),
-        };
+    pub(super) async fn answer(&self, method: &Method, path: &str, query: Option<&str>, accept: Option<&str>) -> Reply {
+        let ask = Ask { query: query.unwrap_or_default().to_owned(), accept: accept.map(str::to_owned) };
         match self.find(method, path) {
             Ok(route) => (route.answer)(ask).await,
             Err(reply) => reply,
@@ -110,9 +97,7 @@ impl Router {
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.routes.iter().map(|route| (&route.method, route.path)))
-            .finish()
+        f.debug_list().entries(self.routes.iter().map(|route| (&route.method, route.path))).finish()
     }
 }
 
@@ -124,14 +109,8 @@ impl Ask {
 
     /// The value of a query parameter, decoded; empty for one that has no value.
     pub fn parameter(&self, name: &str) -> Option<String> {
-        let pairs = self
-            .query
-            .split('&')
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs
-            .into_iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| decode(value))
+        let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| decode(value))
     }
 }
 
@@ -157,36 +136,24 @@ fn decode(text: &str) -> String {
 }
 
 fn digit(character: u8) -> Option<u8> {
-    char::from(character)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    char::from(character).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 impl Reply {
     pub fn text(body: impl Into<Bytes>) -> Self {
-        Self {
-            status: StatusCode::OK,
-            content_type: "text/plain; charset=utf-8",
-            body: body.into(),
-            allow: None,
-        }
+        Self { status: StatusCode::OK, content_type: "text/plain; charset=utf-8", body: body.into(), allow: None }
     }
 
     /// A page whose type the caller knows.
     pub fn page(content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self {
-            content_type,
-            ..Self::text(body)
-        }
+        Self { content_type, ..Self::text(body) }
     }
 
     /// A document, as JSON.
     pub fn json(document: &impl Serialize) -> Self {
         match serde_json::to_vec(document) {
             Ok(body) => Self::page("application/json", body),
-            Err(error) => {
-                Self::text(error.to_string()).with_status(StatusCode::INTERNAL_SERVER_ERROR)
-            }
+            Err(error) => Self::text(error.to_string()).with_status(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 
@@ -205,29 +172,16 @@ mod tests {
         let cases = [
             ("level=info", "level", Some("info")),
             ("reset", "reset", Some("")),
-            (
-                "a=1&level=info%2Caccess%3Ddebug",
-                "level",
-                Some("info,access=debug"),
-            ),
+            ("a=1&level=info%2Caccess%3Ddebug", "level", Some("info,access=debug")),
             ("level=a=b", "level", Some("a=b")),
             ("a=1", "level", None),
             ("", "level", None),
         ];
         for (query, name, value) in cases {
-            let ask = Ask {
-                query: query.to_owned(),
-                accept: None,
-            };
+            let ask = Ask { query: query.to_owned(), accept: None };
             assert_eq!(ask.parameter(name).as_deref(), value, "{query}");
         }
-        for (text, decoded) in [
-            ("%", "%"),
-            ("%4", "%4"),
-            ("%zz", "%zz"),
-            ("a+b%41", "a bA"),
-            ("%ff", "\u{fffd}"),
-        ] {
+        for (text, decoded) in [("%", "%"), ("%4", "%4"), ("%zz", "%zz"), ("a+b%41", "a bA"), ("%ff", "\u{fffd}")] {
             assert_eq!(decode(text), decoded, "{text}");
         }
     }

@@ -53,12 +53,7 @@ pub enum Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error("cannot listen on {address} for {purpose}: {cause}{hint}")]
-    Port {
-        address: SocketAddr,
-        purpose: &'static str,
-        cause: io::Error,
-        hint: &'static str,
-    },
+    Port { address: SocketAddr, purpose: &'static str, cause: io::Error, hint: &'static str },
     #[error("cannot listen on {}: {cause}", path.display())]
     Socket { path: PathBuf, cause: io::Error },
     #[error("{} is there and is not a socket; remove it or choose another run_dir", .0.display())]
@@ -71,27 +66,17 @@ pub enum BindError {
 /// without IPv6.
 pub fn bind(address: SocketAddr, purpose: &'static str) -> Result<Listener, BindError> {
     let result = bind_tcp(address).or_else(|cause| {
-        let no_v6 = cause.raw_os_error() == Some(libc::EAFNOSUPPORT)
-            || cause.kind() == io::ErrorKind::AddrNotAvailable;
+        let no_v6 = cause.raw_os_error() == Some(libc::EAFNOSUPPORT) || cause.kind() == io::ErrorKind::AddrNotAvailable;
         if no_v6 && address.is_ipv6() && address.ip().is_unspecified() {
             return bind_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
         }
         Err(cause)
     });
-    result.map(Listener::Tcp).map_err(|cause| BindError::Port {
-        address,
-        purpose,
-        hint: hint(&cause),
-        cause,
-    })
+    result.map(Listener::Tcp).map_err(|cause| BindError::Port { address, purpose, hint: hint(&cause), cause })
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
@@ -103,10 +88,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn hint(cause: &io::Error) -> &'static str {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "an open set; only these have a likely cause"
-    )]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an open set; only these have a likely cause")]
     match cause.kind() {
         io::ErrorKind::AddrInUse => "; another agent or another program holds the port",
         io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
@@ -117,10 +99,7 @@ fn hint(cause: &io::Error) -> &'static str {
 
 /// Binds a Unix socket that only the owner may use, in place of one that a dead agent left behind.
 pub fn bind_socket(path: &Path) -> Result<Listener, BindError> {
-    let failed = |cause| BindError::Socket {
-        path: path.to_owned(),
-        cause,
-    };
+    let failed = |cause| BindError::Socket { path: path.to_owned(), cause };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
     }
@@ -138,19 +117,12 @@ pub fn bind_socket(path: &Path) -> Result<Listener, BindError> {
 }
 
 fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let failed = |cause| BindError::Socket {
-        path: path.to_owned(),
-        cause,
-    };
+    let failed = |cause| BindError::Socket { path: path.to_owned(), cause };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            Err(BindError::NotASocket(path.to_owned()))
-        }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            Err(BindError::Taken(path.to_owned()))
-        }
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(BindError::NotASocket(path.to_owned())),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => Err(BindError::Taken(path.to_owned())),
         Ok(_) => std::fs::remove_file(path).map_err(failed),
     }
 }
@@ -215,27 +187,17 @@ async fn connection(stream: Stream, router: Arc<Router>) {
 }
 
 async fn respond(router: &Router, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let accept = request
-        .headers()
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok());
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
     let uri = request.uri();
     let answer = router.answer(request.method(), uri.path(), uri.query(), accept);
     let reply = match tokio::time::timeout(ANSWER_LIMIT, answer).await {
         Ok(reply) => reply,
-        Err(_) => {
-            Reply::text("the page took too long").with_status(StatusCode::SERVICE_UNAVAILABLE)
-        }
+        Err(_) => Reply::text("the page took too long").with_status(StatusCode::SERVICE_UNAVAILABLE),
     };
     let mut response = Response::new(Full::new(reply.body));
     *response.status_mut() = reply.status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-    if let Some(allow) = reply
-        .allow
-        .and_then(|method| HeaderValue::from_str(method.as_str()).ok())
-    {
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    if let Some(allow) = reply.allow.and_then(|method| HeaderValue::from_str(method.as_str()).ok()) {
         response.headers_mut().insert(ALLOW, allow);
     }
     response

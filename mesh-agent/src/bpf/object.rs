@@ -5,7 +5,9 @@ use std::path::Path;
 
 use aya::maps::{Array, HashMap, MapData};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use mesh_common::maps::{FlowKey, Phase, PodConfig, names};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::BpfError;
 
@@ -63,6 +65,14 @@ impl Capture {
         Ok(Self { object, origin })
     }
 
+    /// Passes the programs' log lines on to the agent's log, from a thread of its own, until the process ends.
+    pub fn forward_log(&mut self, pod: &str) -> Result<(), BpfError> {
+        let lines = Lines { pod: pod.to_owned() };
+        let logger = EbpfLogger::init_with_logger(&mut self.object, lines).map_err(|_| BpfError::Missing(LOG_MAP))?;
+        let thread = crate::sys::thread::spawn("bpf-log", move || forward(logger));
+        thread.map(drop).map_err(|cause| BpfError::File { path: "/proc/self/task".into(), cause })
+    }
+
     /// Publishes what the programs are to do.
     pub fn configure(&mut self, config: &PodConfig) -> Result<(), BpfError> {
         self.config()?.set(0, config, 0).map_err(|cause| BpfError::Map { name: names::CONFIG, cause })
@@ -84,6 +94,33 @@ impl Capture {
         let map = self.object.map_mut(names::PREEXISTING).ok_or(BpfError::Missing(names::PREEXISTING))?;
         let mut map: HashMap<_, FlowKey, u8> = HashMap::try_from(map).map_err(fail)?;
         flows.iter().try_for_each(|flow| map.insert(flow, &1, 0)).map_err(fail)
+    }
+}
+
+/// Turns the programs' log records into lines of the agent's own log, on the target `bpf`.
+struct Lines {
+    pod: String,
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        tracing::debug!(target: "bpf", pod = self.pod, program = record.target(), "{}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+fn forward(mut logger: EbpfLogger<Lines>) {
+    loop {
+        let mut ready = [PollFd::new(&logger, PollFlags::IN)];
+        if poll(&mut ready, None).is_err() {
+            return;
+        }
+        logger.flush();
     }
 }
 

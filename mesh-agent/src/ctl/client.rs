@@ -35,9 +35,7 @@ pub(super) enum CtlError {
     Body(Box<dyn std::error::Error + Send + Sync>),
     #[error("the agent refuses ({status}): {text}")]
     Refused { status: StatusCode, text: String },
-    #[error(
-        "the agent's document has another form; are ctl and the agent of the same version? ({0})"
-    )]
+    #[error("the agent's document has another form; are ctl and the agent of the same version? ({0})")]
     Document(serde_json::Error),
     #[error("bad request: {0}")]
     Request(#[from] http::Error),
@@ -64,43 +62,24 @@ impl<'a> Socket<'a> {
         self.request(Method::POST, page).await
     }
 
-    async fn request<D: DeserializeOwned>(
-        &self,
-        method: Method,
-        page: &str,
-    ) -> Result<D, CtlError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(page)
-            .header("host", "mesh-agent")
-            .body(Empty::new())?;
-        let body = tokio::time::timeout(PATIENCE, self.exchange(request))
-            .await
-            .map_err(|_| CtlError::Silent)??;
+    async fn request<D: DeserializeOwned>(&self, method: Method, page: &str) -> Result<D, CtlError> {
+        let request = Request::builder().method(method).uri(page).header("host", "mesh-agent").body(Empty::new())?;
+        let body = tokio::time::timeout(PATIENCE, self.exchange(request)).await.map_err(|_| CtlError::Silent)??;
         serde_json::from_slice(&body).map_err(CtlError::Document)
     }
 
     async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Bytes, CtlError> {
-        let stream = UnixStream::connect(self.path)
-            .await
-            .map_err(|cause| self.unreachable(cause))?;
+        let stream = UnixStream::connect(self.path).await.map_err(|cause| self.unreachable(cause))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), LONGEST)
-                .collect()
-                .await
-                .map_err(CtlError::Body)?
-                .to_bytes();
+            let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(CtlError::Body)?.to_bytes();
             // The connection ends when its sender does.
             drop(sender);
             match status {
                 StatusCode::OK => Ok(body),
-                _ => Err(CtlError::Refused {
-                    status,
-                    text: String::from_utf8_lossy(&body).into_owned(),
-                }),
+                _ => Err(CtlError::Refused { status, text: String::from_utf8_lossy(&body).into_owned() }),
             }
         };
         let (answer, _) = tokio::join!(answer, connection);
@@ -109,15 +88,9 @@ impl<'a> Socket<'a> {
 
     fn unreachable(&self, cause: io::Error) -> CtlError {
         let path = self.path.to_owned();
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "an open set; these have a likely cause"
-        )]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "an open set; these have a likely cause")]
         match cause.kind() {
-            io::ErrorKind::NotFound => CtlError::NoSocket {
-                hint: others(self.path),
-                path,
-            },
+            io::ErrorKind::NotFound => CtlError::NoSocket { hint: others(self.path), path },
             io::ErrorKind::ConnectionRefused => CtlError::Gone(path),
             io::ErrorKind::PermissionDenied => CtlError::Forbidden(path),
             _ => CtlError::Socket { path, cause },
@@ -131,20 +104,10 @@ fn others(path: &Path) -> String {
         return String::new();
     };
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries
-        .map(|entry| entry.path().join(name))
-        .filter(|path| path.exists())
-        .collect();
+    let mut found: Vec<_> = entries.map(|entry| entry.path().join(name)).filter(|path| path.exists()).collect();
     found.sort();
-    let found: Vec<_> = found
-        .iter()
-        .map(|path| format!("--socket {}", path.display()))
-        .collect();
-    if found.is_empty() {
-        String::new()
-    } else {
-        format!("; there is {}", found.join(" and "))
-    }
+    let found: Vec<_> = found.iter().map(|path| format!("--socket {}", path.display())).collect();
+    if found.is_empty() { String::new() } else { format!("; there is {}", found.join(" and ")) }
 }
 
 /// Encodes a value for a query.

@@ -28,15 +28,8 @@ pub(super) struct Look {
 
 impl Look {
     pub(super) fn at(document: &Flows) -> Self {
-        let counts = document
-            .flows
-            .iter()
-            .map(|flow| (name(flow), both_ways(flow)))
-            .collect();
-        Self {
-            counts,
-            ago: Duration::ZERO,
-        }
+        let counts = document.flows.iter().map(|flow| (name(flow), both_ways(flow))).collect();
+        Self { counts, ago: Duration::ZERO }
     }
 
     /// The same look, `ago` later.
@@ -75,9 +68,7 @@ pub(super) fn concerns(flow: &Flow, pod: &str) -> bool {
     let is = |end: &End| {
         let name = end.workload.as_deref();
         match pod.split_once('/') {
-            Some((namespace, pod)) => {
-                end.namespace.as_deref() == Some(namespace) && name == Some(pod)
-            }
+            Some((namespace, pod)) => end.namespace.as_deref() == Some(namespace) && name == Some(pod),
             None => name == Some(pod),
         }
     };
@@ -103,38 +94,18 @@ pub(super) fn render(document: &Flows, rates: &Rates) -> String {
             bytes(flow.to_server),
             bytes(flow.to_client),
             format!("{}/s", bytes(rates.of(flow))),
-            flow.rtt_us.map_or_else(
-                || "-".to_owned(),
-                |rtt| format!("{:.2}ms", f64::from(rtt) / 1000.0),
-            ),
+            flow.rtt_us.map_or_else(|| "-".to_owned(), |rtt| format!("{:.2}ms", f64::from(rtt) / 1000.0)),
         ]
     };
-    let header = [
-        "DIRECTION",
-        "SOURCE",
-        "DESTINATION",
-        "TLS",
-        "POLICY",
-        "AGE",
-        "TO SERVER",
-        "TO CLIENT",
-        "RATE",
-        "APP RTT",
-    ];
-    table(
-        &header,
-        document.flows.iter().map(row).collect(),
-        &[5, 6, 7, 8, 9],
-    )
+    let header =
+        ["DIRECTION", "SOURCE", "DESTINATION", "TLS", "POLICY", "AGE", "TO SERVER", "TO CLIENT", "RATE", "APP RTT"];
+    table(&header, document.flows.iter().map(row).collect(), &[5, 6, 7, 8, 9])
 }
 
 /// The proven identity if there is one, else what the address stands for, else the address.
 fn source(end: &End) -> String {
     match (&end.identity, workload(end)) {
-        (Some(identity), _) => identity
-            .strip_prefix("spiffe://")
-            .unwrap_or(identity)
-            .to_owned(),
+        (Some(identity), _) => identity.strip_prefix("spiffe://").unwrap_or(identity).to_owned(),
         (None, Some(workload)) => workload,
         (None, None) => end.address.clone(),
     }

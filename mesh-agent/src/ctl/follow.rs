@@ -37,10 +37,7 @@ pub(super) async fn run(
 }
 
 fn stop_signals() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)> {
-    Ok((
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    ))
+    Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
 }
 
 async fn watch(
@@ -91,15 +88,10 @@ fn picture(mut document: Flows, rates: &Rates, output: Output) -> Result<String,
     match output {
         Output::Json => Ok(serde_json::to_string(&document).map_err(CtlError::Document)? + "\n"),
         Output::Table => {
-            document
-                .flows
-                .sort_by_key(|flow| (std::cmp::Reverse(rates.of(flow)), flow.shard, flow.number));
+            document.flows.sort_by_key(|flow| (std::cmp::Reverse(rates.of(flow)), flow.shard, flow.number));
             let total: u64 = document.flows.iter().map(|flow| rates.of(flow)).sum();
             let (count, node) = (document.flows.len(), &document.node);
-            let head = format!(
-                "{count} connections on {node}, {}/s; Ctrl-C ends\n\n",
-                bytes(total)
-            );
+            let head = format!("{count} connections on {node}, {}/s; Ctrl-C ends\n\n", bytes(total));
             Ok(head + &render(&document, rates))
         }
     }
@@ -156,11 +148,7 @@ fn size() -> (usize, usize) {
 /// Cuts a text to the screen and adds what redraws it in place without flicker.
 fn fit(text: &str, (columns, rows): (usize, usize)) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let shown = if lines.len() > rows {
-        rows - 1
-    } else {
-        lines.len()
-    };
+    let shown = if lines.len() > rows { rows - 1 } else { lines.len() };
     let mut picture = HOME.to_owned();
     for (index, line) in lines[..shown].iter().enumerate() {
         let line: String = line.chars().take(columns).collect();
@@ -188,9 +176,7 @@ mod tests {
         ];
         for (text, size, expected) in cases {
             let expected = format!("\x1b[H{}\x1b[J", expected.replace('|', "\x1b[K\r\n"));
-            let expected = expected
-                .replace("cd\x1b[J", "cd\x1b[K\x1b[J")
-                .replace("more", "more\x1b[K");
+            let expected = expected.replace("cd\x1b[J", "cd\x1b[K\x1b[J").replace("more", "more\x1b[K");
             assert_eq!(fit(text, size), expected, "{text:?} in {size:?}");
         }
     }

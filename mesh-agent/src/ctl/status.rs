@@ -6,22 +6,13 @@ use crate::admin::documents::{Certificate, Config, Counter, Pod, Status};
 pub(super) fn render(status: &Status) -> String {
     let mut screen = head(status);
     section(&mut screen, "pods", &status.pods, pods);
-    section(
-        &mut screen,
-        "certificates",
-        &status.certificates,
-        certificates,
-    );
+    section(&mut screen, "certificates", &status.certificates, certificates);
     section(&mut screen, "capture counters", &status.capture, capture);
     screen
 }
 
 fn section<T>(screen: &mut String, name: &str, rows: &[T], body: impl Fn(&[T]) -> String) {
-    let body = if rows.is_empty() {
-        format!("no {name}\n")
-    } else {
-        body(rows)
-    };
+    let body = if rows.is_empty() { format!("no {name}\n") } else { body(rows) };
     screen.push('\n');
     screen.push_str(&body);
 }
@@ -33,42 +24,18 @@ fn head(status: &Status) -> String {
     };
     let mut lines = vec![
         ("node", format!("{}, {ready}", status.node)),
-        (
-            "agent",
-            format!(
-                "{}, pid {}, up {}",
-                status.version,
-                status.pid,
-                seconds(status.uptime_s)
-            ),
-        ),
+        ("agent", format!("{}, pid {}, up {}", status.version, status.pid, seconds(status.uptime_s))),
         ("config", config(&status.config)),
     ];
     if let Some(rejected) = &status.config.rejected {
-        let line = rejected
-            .line
-            .map(|line| format!(", line {line}"))
-            .unwrap_or_default();
-        lines.push((
-            "",
-            format!(
-                "EDIT REJECTED {} ago{line}: {}",
-                seconds(rejected.ago_s),
-                rejected.reason
-            ),
-        ));
+        let line = rejected.line.map(|line| format!(", line {line}")).unwrap_or_default();
+        lines.push(("", format!("EDIT REJECTED {} ago{line}: {}", seconds(rejected.ago_s), rejected.reason)));
     }
     let open = status.connections;
-    let connections = format!(
-        "{} outbound, {} inbound, on {} shards",
-        open.outbound, open.inbound, status.shards
-    );
+    let connections = format!("{} outbound, {} inbound, on {} shards", open.outbound, open.inbound, status.shards);
     lines.push(("connections", connections));
     lines.push(("log", status.log_filter.clone()));
-    lines
-        .iter()
-        .map(|(name, text)| format!("{name:<13}{text}\n"))
-        .collect()
+    lines.iter().map(|(name, text)| format!("{name:<13}{text}\n")).collect()
 }
 
 fn config(config: &Config) -> String {
@@ -98,18 +65,7 @@ fn pods(pods: &[Pod]) -> String {
             state,
         ]
     };
-    table(
-        &[
-            "POD",
-            "ADDRESSES",
-            "CAPTURE",
-            "LISTENING",
-            "WHEN DOWN",
-            "STATE",
-        ],
-        pods.iter().map(row).collect(),
-        &[],
-    )
+    table(&["POD", "ADDRESSES", "CAPTURE", "LISTENING", "WHEN DOWN", "STATE"], pods.iter().map(row).collect(), &[])
 }
 
 fn certificates(certificates: &[Certificate]) -> String {
@@ -120,36 +76,20 @@ fn certificates(certificates: &[Certificate]) -> String {
         };
         vec![
             certificate.identity.clone(),
-            certificate
-                .expires_s
-                .map_or_else(|| "-".to_owned(), in_or_ago),
-            certificate
-                .renews_s
-                .map_or_else(|| "-".to_owned(), in_or_ago),
+            certificate.expires_s.map_or_else(|| "-".to_owned(), in_or_ago),
+            certificate.renews_s.map_or_else(|| "-".to_owned(), in_or_ago),
             state,
         ]
     };
-    table(
-        &["CERTIFICATE", "EXPIRES", "RENEWS", "STATE"],
-        certificates.iter().map(row).collect(),
-        &[],
-    )
+    table(&["CERTIFICATE", "EXPIRES", "RENEWS", "STATE"], certificates.iter().map(row).collect(), &[])
 }
 
 fn capture(counters: &[Counter]) -> String {
     let row = |counter: &Counter| vec![counter.name.clone(), counter.value.to_string()];
-    table(
-        &["CAPTURE", "COUNT"],
-        counters.iter().map(row).collect(),
-        &[1],
-    )
+    table(&["CAPTURE", "COUNT"], counters.iter().map(row).collect(), &[1])
 }
 
 fn in_or_ago(from_now: i64) -> String {
     let time = seconds(from_now.unsigned_abs());
-    if from_now < 0 {
-        format!("{time} ago")
-    } else {
-        format!("in {time}")
-    }
+    if from_now < 0 { format!("{time} ago") } else { format!("in {time}") }
 }

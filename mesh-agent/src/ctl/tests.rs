@@ -8,8 +8,7 @@ use http::{Method, StatusCode};
 
 use super::{Args, answer};
 use crate::admin::documents::{
-    Certificate, Config, Connections, Counter, Direction, End, Flow, Flows, Logging, Pod, Rejected,
-    Security, Status,
+    Certificate, Config, Connections, Counter, Direction, End, Flow, Flows, Logging, Pod, Rejected, Security, Status,
 };
 use crate::admin::router::{Reply, Router};
 use crate::admin::server;
@@ -61,22 +60,12 @@ fn status() -> Status {
             workloads: 5,
             services: 2,
             policies: 1,
-            rejected: Some(Rejected {
-                ago_s: 9,
-                line: Some(12),
-                reason: "unknown field `prot`".to_owned(),
-            }),
+            rejected: Some(Rejected { ago_s: 9, line: Some(12), reason: "unknown field `prot`".to_owned() }),
         },
         pods: vec![pod, failed],
         certificates: vec![certificate],
-        connections: Connections {
-            outbound: 3,
-            inbound: 1,
-        },
-        capture: vec![Counter {
-            name: "egress captured".to_owned(),
-            value: 1234,
-        }],
+        connections: Connections { outbound: 3, inbound: 1 },
+        capture: vec![Counter { name: "egress captured".to_owned(), value: 1234 }],
         log_filter: "info".to_owned(),
     }
 }
@@ -109,18 +98,12 @@ fn flows() -> Flows {
         rtt_us: Some(183),
         retransmits: Some(0),
     };
-    let unknown = End {
-        address: "203.0.113.9:443".to_owned(),
-        ..End::default()
-    };
+    let unknown = End { address: "203.0.113.9:443".to_owned(), ..End::default() };
     let passed_on = Flow {
         number: 8,
         destination: unknown,
         original: "203.0.113.9:443".to_owned(),
-        source: End {
-            identity: None,
-            ..tunnelled.source.clone()
-        },
+        source: End { identity: None, ..tunnelled.source.clone() },
         hbone: None,
         service: None,
         security: Security::Plain,
@@ -132,10 +115,7 @@ fn flows() -> Flows {
         retransmits: None,
         ..tunnelled.clone()
     };
-    Flows {
-        node: "n1".to_owned(),
-        flows: vec![tunnelled, passed_on],
-    }
+    Flows { node: "n1".to_owned(), flows: vec![tunnelled, passed_on] }
 }
 
 /// An agent that answers with the documents above.
@@ -143,37 +123,24 @@ fn agent(path: &Path, tasks: &Tasks) {
     let logging = |ask: crate::admin::router::Ask| async move {
         match ask.parameter("level").as_deref() {
             Some("loud") => Reply::text("no such level").with_status(StatusCode::BAD_REQUEST),
-            Some(filter) => Reply::json(&Logging {
-                filter: filter.to_owned(),
-            }),
-            None if ask.parameter("reset").is_some() => Reply::json(&Logging {
-                filter: "initial".to_owned(),
-            }),
-            None => Reply::json(&Logging {
-                filter: "current".to_owned(),
-            }),
+            Some(filter) => Reply::json(&Logging { filter: filter.to_owned() }),
+            None if ask.parameter("reset").is_some() => Reply::json(&Logging { filter: "initial".to_owned() }),
+            None => Reply::json(&Logging { filter: "current".to_owned() }),
         }
     };
-    let router = Router::new()
-        .json("/status", || async { status() })
-        .json("/flows", || async { flows() })
-        .route(Method::POST, "/logging", logging);
-    tasks.spawn(server::serve(
-        server::bind_socket(path).unwrap(),
-        Arc::new(router),
-        tasks.clone(),
-    ));
+    let router = Router::new().json("/status", || async { status() }).json("/flows", || async { flows() }).route(
+        Method::POST,
+        "/logging",
+        logging,
+    );
+    tasks.spawn(server::serve(server::bind_socket(path).unwrap(), Arc::new(router), tasks.clone()));
 }
 
 async fn ctl(socket: &Path, line: &str) -> Result<String, String> {
-    let words = ["ctl", "--socket", socket.to_str().unwrap()]
-        .into_iter()
-        .chain(line.split_whitespace());
+    let words = ["ctl", "--socket", socket.to_str().unwrap()].into_iter().chain(line.split_whitespace());
     let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
     let mut out = Vec::new();
-    answer(&cli.args, &mut out)
-        .await
-        .map_err(|error| error.to_string())?;
+    answer(&cli.args, &mut out).await.map_err(|error| error.to_string())?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -208,64 +175,30 @@ async fn what_a_person_sees() {
     let socket = directory.path().join("admin.sock");
     let tasks = Tasks::new();
     agent(&socket, &tasks);
-    let one_of = |line: usize| {
-        FLOWS
-            .lines()
-            .nth(line)
-            .unwrap()
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
+    let one_of = |line: usize| FLOWS.lines().nth(line).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     let cases = [
         ("status", STATUS.to_owned()),
         ("flows", FLOWS.to_owned()),
-        (
-            "flows --pod other",
-            "no open connections on n1\n".to_owned(),
-        ),
+        ("flows --pod other", "no open connections on n1\n".to_owned()),
         ("log", "current\n".to_owned()),
         ("log info,access=off", "info,access=off\n".to_owned()),
         ("log --reset", "initial\n".to_owned()),
-        (
-            "log --output json",
-            "{\n  \"filter\": \"current\"\n}\n".to_owned(),
-        ),
-        (
-            "status --output json",
-            serde_json::to_string_pretty(&status()).unwrap() + "\n",
-        ),
+        ("log --output json", "{\n  \"filter\": \"current\"\n}\n".to_owned()),
+        ("status --output json", serde_json::to_string_pretty(&status()).unwrap() + "\n"),
     ];
     for (line, expected) in cases {
         let got = ctl(&socket, line).await.unwrap();
         assert_eq!(got, expected, "{line}:\n{got}");
     }
-    for (pod, lines) in [
-        ("web", [1].as_slice()),
-        ("shop/web", &[1]),
-        ("default/web", &[]),
-        ("client", &[1, 2]),
-    ] {
+    for (pod, lines) in [("web", [1].as_slice()), ("shop/web", &[1]), ("default/web", &[]), ("client", &[1, 2])] {
         let got = ctl(&socket, &format!("flows --pod {pod}")).await.unwrap();
-        let shown: Vec<_> = got
-            .lines()
-            .skip(1)
-            .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
+        let shown: Vec<_> = got.lines().skip(1).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let expected: Vec<_> = lines.iter().map(|line| one_of(*line)).collect();
         assert_eq!(shown, expected, "{pod}");
     }
     let refused = ctl(&socket, "log loud").await.unwrap_err();
-    assert_eq!(
-        refused,
-        "the agent refuses (400 Bad Request): no such level"
-    );
-    assert!(
-        ctl(&socket, "log info --reset")
-            .await
-            .unwrap_err()
-            .contains("cannot be used with")
-    );
+    assert_eq!(refused, "the agent refuses (400 Bad Request): no such level");
+    assert!(ctl(&socket, "log info --reset").await.unwrap_err().contains("cannot be used with"));
     tasks.drain(Duration::from_secs(5)).await;
 }
 
@@ -284,26 +217,11 @@ async fn nobody_answers() {
                 other.display()
             ),
         ),
-        (
-            run.join("n1/x.sock"),
-            format!(
-                "no agent runs with this socket: {}/n1/x.sock does not exist",
-                run.display()
-            ),
-        ),
-        (
-            other.clone(),
-            format!(
-                "nobody answers on {}: the agent that made it is gone",
-                other.display()
-            ),
-        ),
+        (run.join("n1/x.sock"), format!("no agent runs with this socket: {}/n1/x.sock does not exist", run.display())),
+        (other.clone(), format!("nobody answers on {}: the agent that made it is gone", other.display())),
     ];
     for (socket, expected) in cases {
         assert_eq!(ctl(&socket, "status").await.unwrap_err(), expected);
     }
-    assert_eq!(
-        std::fs::metadata(&other).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o600);
 }

@@ -9,20 +9,14 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header)
-        .add_rows(rows);
+    table.set_content_arrangement(ContentArrangement::Disabled).set_header(header).add_rows(rows);
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if right.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table
-        .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect()
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// `850ms`, `4.2s`, `3m 20s`, `2h 5m`, `9d 3h`.
@@ -44,11 +38,7 @@ pub(super) fn duration(duration: Duration) -> String {
 
 /// Whole seconds, for what is not measured finer.
 pub(super) fn seconds(seconds: u64) -> String {
-    if seconds < 60 {
-        format!("{seconds}s")
-    } else {
-        duration(Duration::from_secs(seconds))
-    }
+    if seconds < 60 { format!("{seconds}s") } else { duration(Duration::from_secs(seconds)) }
 }
 
 /// `17 B`, `1.5 KiB`, `640.0 MiB`.
@@ -69,9 +59,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 
 /// A text, or a dash for nothing.
 pub(super) fn or_dash(text: Option<&str>) -> String {
-    text.filter(|text| !text.is_empty())
-        .unwrap_or("-")
-        .to_owned()
+    text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
 }
 
 #[cfg(test)]
@@ -94,10 +82,7 @@ mod tests {
         for (milliseconds, text) in cases {
             assert_eq!(super::duration(Duration::from_millis(milliseconds)), text);
         }
-        assert_eq!(
-            (super::seconds(0).as_str(), super::seconds(61).as_str()),
-            ("0s", "1m 1s")
-        );
+        assert_eq!((super::seconds(0).as_str(), super::seconds(61).as_str()), ("0s", "1m 1s"));
     }
 
     #[test]

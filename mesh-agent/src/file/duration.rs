@@ -38,7 +38,8 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, expected) in [("500ms", 500), ("5s", 5000), ("2m", 120_000), ("24h", 86_400_000), ("1d", 86_400_000)] {
+        for (text, expected) in [("500ms", 500), ("5s", 5000), ("2m", 120_000), ("24h", 86_400_000), ("1d", 86_400_000)]
+        {
             assert_eq!(parse(text), Ok(Duration::from_millis(expected)), "{text}");
         }
         for text in ["", "5", "s", "5 s", "-5s", "1.5s", "5w", "99999999999999999999s", "99999999999999999d"] {

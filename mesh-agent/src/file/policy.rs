@@ -8,10 +8,10 @@ use serde_saphyr::Spanned;
 
 use super::schema::{self, AuthorizationPolicy, Mode, NodeFile, Operation, PeerAuthentication, Source, When};
 use super::translate::{Findings, selects};
+use crate::model::Workload;
 use crate::model::policy::{
     Action, Clause, Enforcement, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
-use crate::model::Workload;
 
 /// The name under which the policy of strict mutual TLS goes, as istiod calls it.
 const STATIC_STRICT: &str = "istio_converted_static_strict";
@@ -85,7 +85,8 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn mistake(&mut self, reason: &str) {
         let policy = &self.spanned.value;
-        self.findings.mistake(self.spanned, format!("authorization policy {}/{}: {reason}", policy.namespace, policy.name));
+        self.findings
+            .mistake(self.spanned, format!("authorization policy {}/{}: {reason}", policy.namespace, policy.name));
     }
 
     /// One rule: a clause for `to`, one for `from`, one for each `when`. An ALLOW rule that says something of layer 7
@@ -279,7 +280,8 @@ fn peer_authentication(file: &NodeFile, workloads: &mut [Labelled<'_>]) -> Vec<P
     }
     let root = &file.root_namespace;
     let strict = name(root, STATIC_STRICT);
-    let mut policies = vec![deny(strict.clone(), vec![Match { not_principals: vec![StringMatch::Presence], ..Match::default() }])];
+    let mut policies =
+        vec![deny(strict.clone(), vec![Match { not_principals: vec![StringMatch::Presence], ..Match::default() }])];
     for labelled in workloads {
         let (level, own) = effective(&all, root, labelled);
         let Some(own) = own.filter(|own| own.port_level.values().any(|mode| differs(*mode, level))) else {

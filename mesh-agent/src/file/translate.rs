@@ -51,10 +51,8 @@ pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems>
     let mut drafts = workloads(&file, &mut findings);
     let services = services(&file, &mut drafts, &mut findings);
     let pods = pods(&file, &drafts, &mut findings);
-    let mut labelled: Vec<Labelled<'_>> = drafts
-        .values_mut()
-        .map(|draft| Labelled { workload: &mut draft.workload, labels: &draft.labels })
-        .collect();
+    let mut labelled: Vec<Labelled<'_>> =
+        drafts.values_mut().map(|draft| Labelled { workload: &mut draft.workload, labels: &draft.labels }).collect();
     let policies = policy::translate(&file, &mut labelled, &mut findings);
     if !findings.problems.is_empty() {
         findings.problems.sort_by_key(|problem| problem.line);
@@ -94,7 +92,8 @@ fn workloads(file: &NodeFile, findings: &mut Findings) -> BTreeMap<Name, Draft> 
             for ip in &workload.addresses {
                 let place = (workload.network.to_string(), *ip);
                 if let Some(owner) = owners.insert(place, written.name.clone()) {
-                    findings.mistake(spanned, format!("address {ip} of workload {} is {owner}'s already", written.name));
+                    findings
+                        .mistake(spanned, format!("address {ip} of workload {} is {owner}'s already", written.name));
                 }
             }
         }
@@ -229,7 +228,10 @@ fn pods(file: &NodeFile, drafts: &BTreeMap<Name, Draft>, findings: &mut Findings
             findings.mistake(spanned, format!("pod {name} is listed twice"));
         }
         if !namespaces.insert(&pod.netns) {
-            findings.mistake(spanned, format!("pod {name} has the network namespace of another pod: {}", pod.netns.display()));
+            findings.mistake(
+                spanned,
+                format!("pod {name} has the network namespace of another pod: {}", pod.netns.display()),
+            );
         }
         let Some(draft) = drafts.get(&(pod.namespace.clone(), pod.name.clone())) else {
             findings.mistake(spanned, format!("pod {name} has no entry under workloads"));
@@ -241,7 +243,10 @@ fn pods(file: &NodeFile, drafts: &BTreeMap<Name, Draft>, findings: &mut Findings
             findings.mistake(spanned, format!("pod {name} is of node {}, and this is node {node}", workload.node));
         }
         if workload.tunnel == Tunnel::None {
-            findings.mistake(spanned, format!("pod {name} is to be enrolled, but its workload says protocol TCP; write HBONE"));
+            findings.mistake(
+                spanned,
+                format!("pod {name} is to be enrolled, but its workload says protocol TCP; write HBONE"),
+            );
         }
         if workload.network_mode == NetworkMode::HostNetwork {
             findings.mistake(spanned, format!("pod {name} is on the host's network and cannot be enrolled"));

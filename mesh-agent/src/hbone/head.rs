@@ -78,8 +78,7 @@ pub struct Baggage {
 }
 
 /// Key prefix and the workload types that name a workload.
-const WORKLOAD_KEYS: [&str; 4] =
-    ["k8s.deployment.name", "k8s.cronjob.name", "k8s.pod.name", "k8s.job.name"];
+const WORKLOAD_KEYS: [&str; 4] = ["k8s.deployment.name", "k8s.cronjob.name", "k8s.pod.name", "k8s.job.name"];
 
 /// Longest baggage we parse, over all header lines.
 const MAX_BAGGAGE: usize = 8 << 10;
@@ -226,10 +225,7 @@ mod tests {
         };
         let request = connect.request().unwrap();
         assert_eq!(request.uri().to_string(), "[fd00::2]:8080");
-        assert_eq!(
-            request.headers()["forwarded"],
-            "for=\"[fd00::1]:4000\";host=web.default.svc.cluster.local"
-        );
+        assert_eq!(request.headers()["forwarded"], "for=\"[fd00::1]:4000\";host=web.default.svc.cluster.local");
         assert_eq!(forwarded_host(request.headers()), Some("web.default.svc.cluster.local"));
         assert_eq!(request.headers()["traceparent"].len(), 55);
         assert_eq!(request.headers().len(), 2);

@@ -66,9 +66,8 @@ impl<K: Hash + Eq + Clone, P: 'static, E: 'static> Pool<K, P, E> {
         F: Future<Output = Result<Tunnel<P>, E>> + 'static,
     {
         let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes
-            .entry(key.clone())
-            .or_insert_with(|| Lane { tunnels: Vec::new(), dial: None, used: Instant::now() });
+        let lane =
+            lanes.entry(key.clone()).or_insert_with(|| Lane { tunnels: Vec::new(), dial: None, used: Instant::now() });
         lane.used = Instant::now();
         lane.tunnels.retain(|tunnel| !tunnel.ended());
         if let Some(tunnel) = lane.tunnels.iter().find(|tunnel| tunnel.usable()) {

@@ -133,6 +133,7 @@ fn describe(certificates: &[CertificateDer<'_>]) -> Result<(Validity, String), B
     let at = |time: x509_parser::time::ASN1Time| {
         SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
     };
-    let validity = Validity { not_before: at(parsed.validity().not_before), not_after: at(parsed.validity().not_after) };
+    let validity =
+        Validity { not_before: at(parsed.validity().not_before), not_after: at(parsed.validity().not_after) };
     Ok((validity, parsed.raw_serial_as_string()))
 }

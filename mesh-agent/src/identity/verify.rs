@@ -59,12 +59,9 @@ impl Verifier {
     ) -> Result<(), rustls::Error> {
         let certificate = EndEntityCert::try_from(leaf).map_err(refuse)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        certificate
-            .verify_for_usage(algorithms, &self.roots, intermediates, now, usage, None, None)
-            .map_err(refuse)?;
-        self.check_identity(leaf).map_err(|wrong| {
-            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong))))
-        })
+        certificate.verify_for_usage(algorithms, &self.roots, intermediates, now, usage, None, None).map_err(refuse)?;
+        self.check_identity(leaf)
+            .map_err(|wrong| rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong)))))
     }
 
     fn check_identity(&self, leaf: &CertificateDer<'_>) -> Result<(), WrongPeer> {
@@ -271,7 +268,9 @@ impl TlsFailure {
             return Self::new(TlsKind::WrongPeer, format!("not the expected peer: {wrong}"));
         }
         let (kind, text) = match reason {
-            C::Expired | C::ExpiredContext { .. } => (TlsKind::Expired, "the peer's certificate has expired".to_owned()),
+            C::Expired | C::ExpiredContext { .. } => {
+                (TlsKind::Expired, "the peer's certificate has expired".to_owned())
+            }
             C::NotValidYet | C::NotValidYetContext { .. } => {
                 (TlsKind::NotYetValid, "the peer's certificate is not valid yet, maybe a clock is wrong".to_owned())
             }

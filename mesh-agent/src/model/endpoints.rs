@@ -45,13 +45,13 @@ impl Endpoints {
         // Scaled so that the average column is WHOLE.
         let mut scaled: Vec<u128> = members
             .iter()
-            .map(|endpoint| u128::from(endpoint.workload.capacity) * u128::from(count) * u128::from(WHOLE) / u128::from(total.max(1)))
+            .map(|endpoint| {
+                u128::from(endpoint.workload.capacity) * u128::from(count) * u128::from(WHOLE)
+                    / u128::from(total.max(1))
+            })
             .collect();
-        let mut slots: Vec<Slot> = members
-            .into_iter()
-            .enumerate()
-            .map(|(alias, endpoint)| Slot { endpoint, own: WHOLE, alias })
-            .collect();
+        let mut slots: Vec<Slot> =
+            members.into_iter().enumerate().map(|(alias, endpoint)| Slot { endpoint, own: WHOLE, alias }).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
             (0..slots.len()).partition(|index| scaled[*index] < u128::from(WHOLE));
         while let (Some(little), Some(big)) = (small.pop(), large.pop()) {
@@ -101,8 +101,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Endpoint, Endpoints};
-    use crate::model::workload::default_identity;
     use crate::model::Workload;
+    use crate::model::workload::default_identity;
 
     fn endpoints(weights: &[u32]) -> Endpoints {
         let member = |(index, capacity): (usize, &u32)| {
@@ -127,7 +127,10 @@ mod tests {
             for (index, weight) in weights.iter().enumerate() {
                 let expected = f64::from(*weight) / f64::from(total);
                 let got = seen.get(&index.to_string()).copied().unwrap_or_default() / f64::from(draws);
-                assert!((got - expected).abs() < 0.01 + expected * 0.05, "{weights:?}: {index} got {got}, not {expected}");
+                assert!(
+                    (got - expected).abs() < 0.01 + expected * 0.05,
+                    "{weights:?}: {index} got {got}, not {expected}"
+                );
             }
         }
         assert!(endpoints(&[]).pick(1).is_none());

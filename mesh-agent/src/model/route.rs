@@ -56,8 +56,7 @@ pub fn route(world: &World, source: &Workload, to: OrigDst, draw: u64) -> Result
 
 fn by_service(world: &World, service: &Arc<Service>, to: SocketAddr, draw: u64) -> Result<Route, NoRoute> {
     let (name, port) = (|| service.key.to_string(), to.port());
-    let endpoints =
-        world.endpoints(&service.key, port).ok_or_else(|| NoRoute::NoSuchPort { service: name(), port })?;
+    let endpoints = world.endpoints(&service.key, port).ok_or_else(|| NoRoute::NoSuchPort { service: name(), port })?;
     let endpoint = endpoints.pick(draw).ok_or_else(|| NoRoute::NoHealthyUpstream { service: name(), port })?;
     let ip = target_ip(&endpoint.workload, to.ip())
         .ok_or_else(|| NoRoute::NoAddress { workload: endpoint.workload.uid.to_string() })?;
@@ -177,14 +176,22 @@ mod tests {
             ("row 5", "10.96.0.2:80", "plain 10.0.0.3:8080 legacy"),
             ("row 5, host network", "10.96.0.5:80", "plain 192.168.0.1:8080 host"),
             ("row 7", "10.96.0.3:80", "error: service default/sick.default.svc has no healthy endpoint for port 80"),
-            ("row 7, no port on any", "10.96.0.4:81", "error: service default/named.default.svc has no healthy endpoint for port 81"),
+            (
+                "row 7, no port on any",
+                "10.96.0.4:81",
+                "error: service default/named.default.svc has no healthy endpoint for port 81",
+            ),
             ("no such port", "10.96.0.1:81", "error: service default/web.default.svc has no port 81"),
             ("row 9", "10.0.0.2:1234", "tunnel 10.0.0.2:15008 10.0.0.2:1234 web"),
             ("row 9, health is ignored", "10.0.0.4:1234", "tunnel 10.0.0.4:15008 10.0.0.4:1234 sick"),
             ("row 10", "10.0.0.3:1234", "plain 10.0.0.3:1234 legacy"),
             ("row 11", "8.8.8.8:53", "passthrough 8.8.8.8:53"),
             ("row 11, node address", "192.168.0.1:10250", "passthrough 192.168.0.1:10250"),
-            ("service before workload", "10.0.0.9:443", "error: service default/entry.default.svc has no healthy endpoint for port 443"),
+            (
+                "service before workload",
+                "10.0.0.9:443",
+                "error: service default/entry.default.svc has no healthy endpoint for port 443",
+            ),
         ];
         let world = world();
         let source = Arc::clone(world.workload_by_uid("client").unwrap());

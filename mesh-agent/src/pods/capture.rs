@@ -1,8 +1,10 @@
 //! Enrolling one pod in the kernel, and withdrawing it. Blocking; the driver calls it on a thread of its own.
 
+use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
@@ -10,7 +12,7 @@ use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
 use super::namespace;
 use super::record::{Records, Undo};
 use crate::bpf::attach::{self, Mechanism};
-use crate::bpf::facts::address;
+use crate::bpf::facts::{Facts, Watched, address};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::bpf::{BpfError, counters};
@@ -18,7 +20,7 @@ use crate::model::{PodSpec, WhenDown};
 use crate::proxy::shard::PodListeners;
 use crate::sys::netlink::Change;
 use crate::sys::netns::Netns;
-use crate::sys::socket::listen;
+use crate::sys::socket::{listen, netns_cookie};
 
 /// Why a pod could not be enrolled or withdrawn.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +70,51 @@ pub struct Kernel {
     records: Records,
     mechanism: Mechanism,
     logging: Logging,
+    facts: Option<Arc<Facts>>,
+    /// Cookies of the enrolled pods' namespaces, by uid. Only the driver comes here, one pod at a time.
+    cookies: Mutex<HashMap<String, u64>>,
 }
 
 impl Kernel {
-    pub fn new(pins: Pins, run_dir: &Path, mechanism: Mechanism, logging: Logging) -> io::Result<Self> {
-        Ok(Self { pins, records: Records::open(run_dir)?, mechanism, logging })
+    /// `facts` is told which namespaces to watch.
+    pub fn new(
+        pins: Pins,
+        run_dir: &Path,
+        mechanism: Mechanism,
+        logging: Logging,
+        facts: Option<Arc<Facts>>,
+    ) -> io::Result<Self> {
+        let records = Records::open(run_dir)?;
+        Ok(Self { pins, records, mechanism, logging, facts, cookies: Mutex::default() })
+    }
+
+    /// How programs are attached.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Facts are a bonus: a pod is enrolled without them, too.
+    fn watch_facts(&self, uid: &str, listeners: &[PodListeners]) {
+        let (Some(facts), Some(first)) = (&self.facts, listeners.first()) else { return };
+        let watched = netns_cookie(first.hbone.as_fd())
+            .map_err(|error| error.to_string())
+            .and_then(|cookie| facts.set_watched(cookie, Watched::Yes).map(|()| cookie).map_err(|e| e.to_string()));
+        match watched {
+            Ok(cookie) => drop(self.cookies().insert(uid.to_owned(), cookie)),
+            Err(error) => tracing::warn!(pod = uid, %error, "no kernel facts for the pod's connections"),
+        }
+    }
+
+    fn forget_facts(&self, uid: &str) {
+        let cookie = self.cookies().remove(uid);
+        if let (Some(facts), Some(cookie)) = (&self.facts, cookie) {
+            // The entry may be gone with a former object.
+            facts.set_watched(cookie, Watched::No).ok();
+        }
+    }
+
+    fn cookies(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.cookies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts rules, routes and sysctls in place, having first noted what they replace.
@@ -105,6 +147,9 @@ impl Kernel {
         };
         loaded.configure(&config(spec, phase)?)?;
         attach::attach(&mut loaded, &spec.interface, &pins, self.mechanism)?;
+        if self.logging == Logging::On {
+            loaded.forward_log(&spec.uid)?;
+        }
         if phase == Phase::Learning {
             let older = namespace::older_flows().map_err(system("listing open connections"))?;
             loaded.leave_alone(&older)?;
@@ -137,6 +182,7 @@ impl Capture for Kernel {
             Ok((listeners, self.start(spec)?))
         };
         let (listeners, origin) = netns.run(inside).map_err(entering(&spec.netns))??;
+        self.watch_facts(&spec.uid, &listeners);
         Ok(Enrolled { netns, listeners, origin })
     }
 
@@ -150,6 +196,7 @@ impl Capture for Kernel {
     }
 
     fn withdraw(&self, uid: &str) -> Result<(), CaptureError> {
+        self.forget_facts(uid);
         self.pins.remove_pod(uid)?;
         if let Some(undo) = self.records.read(uid) {
             // A namespace that is gone has taken everything with it.
@@ -190,7 +237,11 @@ fn same(a: &Netns, b: &Netns) -> Result<bool, CaptureError> {
 
 fn entering(path: &Path) -> impl FnOnce(io::Error) -> CaptureError {
     let path = path.to_owned();
-    move |cause| CaptureError::Namespace { path, cause, hint: ", it cannot be entered, maybe it is no network namespace" }
+    move |cause| CaptureError::Namespace {
+        path,
+        cause,
+        hint: ", it cannot be entered, maybe it is no network namespace",
+    }
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {

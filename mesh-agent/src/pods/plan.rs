@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn steps() {
-        let (a, b, a_moved, a_probed) = (spec("a", "/a", &[]), spec("b", "/b", &[]), spec("a", "/c", &[]), spec("a", "/a", &[1]));
+        let (a, b, a_moved, a_probed) =
+            (spec("a", "/a", &[]), spec("b", "/b", &[]), spec("a", "/c", &[]), spec("a", "/a", &[1]));
         let on = |spec: &Arc<PodSpec>| Observed::Enrolled(Arc::clone(spec));
         let left = |uid: &str| Observed::LeftBehind(uid.into());
         let cases = [

@@ -59,7 +59,8 @@ impl Records {
     /// All records; files that cannot be read are none.
     pub(super) fn all(&self) -> Vec<Undo> {
         let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
-        let json = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+        let json =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
         json.filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
     }
 }

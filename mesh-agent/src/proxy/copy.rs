@@ -63,12 +63,7 @@ pub(super) enum Broken {
 }
 
 /// Copies between a local socket and a stream until both directions are done. On an error the other side is reset.
-pub(super) async fn tunnel(
-    tcp: &TcpStream,
-    stream: &mut Stream,
-    role: Role,
-    count: &impl Count,
-) -> Result<(), Broken> {
+pub(super) async fn tunnel(tcp: &TcpStream, stream: &mut Stream, role: Role, count: &impl Count) -> Result<(), Broken> {
     let mut up = up::Up::new();
     let mut down = down::Down::new();
     let mut fault = std::pin::pin!(tcp.ready(Interest::ERROR));

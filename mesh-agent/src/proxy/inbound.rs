@@ -113,12 +113,7 @@ async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<R
 }
 
 /// The application's port, if the authority is one that this pod answers for (protocol note, section 8.2).
-fn destination_port(
-    world: &World,
-    workload: &Workload,
-    tunnel: &Tunnel,
-    authority: &Authority,
-) -> Result<u16, Error> {
+fn destination_port(world: &World, workload: &Workload, tunnel: &Tunnel, authority: &Authority) -> Result<u16, Error> {
     match authority {
         Authority::Address(address) if address.ip() == tunnel.dialled.ip() => Ok(address.port()),
         Authority::Address(address) => Err(Error::ForeignTarget(address.to_string())),

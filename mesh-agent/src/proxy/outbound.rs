@@ -152,7 +152,9 @@ async fn open<'a>(pod: &Rc<Pod>, key: &TunnelKey, head: impl Fn() -> Connect<'a>
 async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Identity>>, Error> {
     let credentials = pod.credentials(&key.source).await?;
     let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
-    let connector = TlsConnector::from(credentials.client_config(&key.accepted).map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?);
+    let connector = TlsConnector::from(
+        credentials.client_config(&key.accepted).map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?,
+    );
     let name = rustls::pki_types::ServerName::from(key.next_hop.0.ip());
     let handshake = connector.connect(name, ReadAhead::new(tcp));
     let tls = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, handshake).await {

@@ -125,10 +125,7 @@ impl Books {
 impl fmt::Debug for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let live = self.live.borrow().len();
-        f.debug_struct("Books")
-            .field("shard", &self.shard)
-            .field("live", &live)
-            .finish_non_exhaustive()
+        f.debug_struct("Books").field("shard", &self.shard).field("live", &live).finish_non_exhaustive()
     }
 }
 
@@ -218,10 +215,7 @@ impl Record {
 
     fn facts(&self) -> Option<Facts> {
         let (local, remote) = self.app_socket.get()?;
-        self.books
-            .facts
-            .as_ref()?
-            .read(self.ends.netns_cookie, local, remote)
+        self.books.facts.as_ref()?.read(self.ends.netns_cookie, local, remote)
     }
 }
 
@@ -229,10 +223,7 @@ impl Ends {
     /// The identities that TLS proved; a plain connection has none, whatever its addresses suggest.
     fn proven(&self) -> (Option<&Identity>, Option<&Identity>) {
         match self.security {
-            Security::MutualTls => (
-                self.source_identity.as_ref(),
-                self.destination_identity.as_ref(),
-            ),
+            Security::MutualTls => (self.source_identity.as_ref(), self.destination_identity.as_ref()),
             Security::Plain => (None, None),
         }
     }
@@ -240,10 +231,7 @@ impl Ends {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.finish(Outcome {
-            flag: Flag::Connect,
-            error: Some("cancelled".to_owned()),
-        });
+        self.finish(Outcome { flag: Flag::Connect, error: Some("cancelled".to_owned()) });
     }
 }
 

@@ -52,11 +52,12 @@ thread_local! {
 fn home() -> io::Result<Netns> {
     HOME.with(|home| match home.get() {
         Some(found) => Ok(found.clone()),
-        None => Ok(home.get_or_init({
-            let found = Netns::current()?;
-            || found
-        })
-        .clone()),
+        None => Ok(home
+            .get_or_init({
+                let found = Netns::current()?;
+                || found
+            })
+            .clone()),
     })
 }
 

@@ -12,10 +12,8 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 const BACKLOG: i32 = 4096;
 
 /// Keep-alive of application and outgoing sockets (protocol note, section 5.8).
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(180))
-    .with_interval(Duration::from_secs(180))
-    .with_retries(9);
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(180)).with_retries(9);
 
 /// Opens a listener on `port` of every address, v6 and v4 alike (v4 alone where v6 is off), in the thread's namespace.
 ///
@@ -114,13 +112,7 @@ pub fn netns_cookie(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<u64> {
     let mut size = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the descriptor is borrowed, so it is open; the value and its size belong together and outlive the call.
     let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut size,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut size)
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

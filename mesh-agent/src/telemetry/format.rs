@@ -83,10 +83,7 @@ impl<T: FormatTime, S: Subscriber + for<'a> LookupSpan<'a>> FormatEvent<S, SpanF
             let mut message = Message::default();
             event.record(&mut message);
             map.serialize_entry("message", &message.0)?;
-            let mut fields = JsonFields {
-                map,
-                result: Ok(()),
-            };
+            let mut fields = JsonFields { map, result: Ok(()) };
             event.record(&mut fields);
             fields.result?;
             fields.map.end()
@@ -123,17 +120,10 @@ fn write_scope<S: Subscriber + for<'a> LookupSpan<'a>>(
 ) -> fmt::Result {
     let target = event.metadata().target();
     line.write_str(target.strip_prefix(CRATE).unwrap_or(target))?;
-    for span in context
-        .event_scope()
-        .into_iter()
-        .flat_map(|scope| scope.from_root())
-    {
+    for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
         write!(line, ":{}", span.name())?;
         let extensions = span.extensions();
-        if let Some(fields) = extensions
-            .get::<FormattedFields<SpanFields>>()
-            .filter(|fields| !fields.is_empty())
-        {
+        if let Some(fields) = extensions.get::<FormattedFields<SpanFields>>().filter(|fields| !fields.is_empty()) {
             write!(line, "{{{fields}}}")?;
         }
     }
@@ -188,9 +178,7 @@ impl Visit for Fields {
         write!(text, "{value:?}").unwrap_or_default();
         if field.name() == "message" {
             escape(&mut self.message, &text);
-        } else if text.starts_with('"')
-            || !text.contains([' ', '"', '=']) && !text.contains(char::is_control)
-        {
+        } else if text.starts_with('"') || !text.contains([' ', '"', '=']) && !text.contains(char::is_control) {
             self.put(field.name(), format_args!("{text}"));
         } else {
             self.put(field.name(), format_args!("{text:?}"));
@@ -306,10 +294,7 @@ mod tests {
             let out = out.clone();
             move || out.clone()
         };
-        let layer = tracing_subscriber::fmt::layer()
-            .with_ansi(false)
-            .with_writer(writer)
-            .fmt_fields(SpanFields);
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).fmt_fields(SpanFields);
         let layer = match format {
             "text" => layer.event_format(Text(Noon)).boxed(),
             _ => layer.event_format(Json(Noon)).boxed(),

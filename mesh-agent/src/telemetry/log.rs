@@ -63,38 +63,18 @@ pub fn start(filter: &str, format: Format) -> Result<Log, LogError> {
 
 type Boxed = Box<dyn Subscriber + Send + Sync>;
 
-fn build(
-    filter: &str,
-    format: Format,
-    out: impl Write + Send + 'static,
-) -> Result<(Log, Boxed), LogError> {
+fn build(filter: &str, format: Format, out: impl Write + Send + 'static) -> Result<(Log, Boxed), LogError> {
     let (active, handle) = reload::Layer::new(parse(filter)?);
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(QUEUE)
-        .thread_name("log")
-        .finish(out);
-    let filter = Filter {
-        active: handle,
-        initial: filter.to_owned(),
-        dropped: writer.error_counter(),
-    };
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log").finish(out);
+    let filter = Filter { active: handle, initial: filter.to_owned(), dropped: writer.error_counter() };
     let lines = lines(format, writer);
     let subscriber = Registry::default().with(lines.with_filter(active));
-    Ok((
-        Log {
-            filter,
-            _writer: guard,
-        },
-        Box::new(subscriber),
-    ))
+    Ok((Log { filter, _writer: guard }, Box::new(subscriber)))
 }
 
 fn lines(format: Format, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let layer = tracing_subscriber::fmt::layer()
-        .with_ansi(false)
-        .with_writer(writer)
-        .fmt_fields(SpanFields);
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).fmt_fields(SpanFields);
     match format {
         Format::Text => layer.event_format(Text::new(SystemTime)).boxed(),
         Format::Json => layer.event_format(Json::new(SystemTime)).boxed(),
@@ -102,10 +82,7 @@ fn lines(format: Format, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send 
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    let failed = |cause| LogError::Filter {
-        filter: filter.to_owned(),
-        cause,
-    };
+    let failed = |cause| LogError::Filter { filter: filter.to_owned(), cause };
     EnvFilter::builder().parse(filter).map_err(failed)
 }
 
@@ -119,16 +96,12 @@ impl Log {
 impl Filter {
     /// The filter in force.
     pub fn current(&self) -> Result<String, LogError> {
-        self.active
-            .with_current(ToString::to_string)
-            .map_err(|_| LogError::Ended)
+        self.active.with_current(ToString::to_string).map_err(|_| LogError::Ended)
     }
 
     /// Puts another filter in force; a bad one changes nothing.
     pub fn set(&self, filter: &str) -> Result<(), LogError> {
-        self.active
-            .reload(parse(filter)?)
-            .map_err(|_| LogError::Ended)
+        self.active.reload(parse(filter)?).map_err(|_| LogError::Ended)
     }
 
     /// Goes back to the filter that the agent started with.
@@ -144,17 +117,13 @@ impl Filter {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log")
-            .field("filter", &self.filter)
-            .finish_non_exhaustive()
+        f.debug_struct("Log").field("filter", &self.filter).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Filter")
-            .field("current", &self.current().ok())
-            .finish_non_exhaustive()
+        f.debug_struct("Filter").field("current", &self.current().ok()).finish_non_exhaustive()
     }
 }
 
@@ -189,10 +158,7 @@ mod tests {
             line("one");
             filter.set("warn,access=info").unwrap();
             line("two");
-            assert!(matches!(
-                filter.set("info,access=loud"),
-                Err(LogError::Filter { .. })
-            ));
+            assert!(matches!(filter.set("info,access=loud"), Err(LogError::Filter { .. })));
             line("three");
             filter.reset().unwrap();
             line("four");
@@ -202,10 +168,7 @@ mod tests {
         assert_eq!(filter.dropped_lines(), 0);
         drop(log);
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
-        let messages: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.split('"').nth(1))
-            .collect();
+        let messages: Vec<&str> = text.lines().filter_map(|line| line.split('"').nth(1)).collect();
         assert_eq!(messages, ["two", "three"]);
     }
 }

@@ -50,19 +50,11 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(traffic.clone()));
         registry.register_collector(Box::new(Process));
-        let metrics = Self {
-            registry: Arc::new(Mutex::new(registry)),
-            traffic,
-        };
+        let metrics = Self { registry: Arc::new(Mutex::new(registry)), traffic };
         // `component` is what Istio's dashboards select node proxies by.
-        metrics.sample(
-            Kind::Gauge,
-            "istio_build",
-            "Version of the agent; always 1",
-            move |out| {
-                out.add(&[("component", "ztunnel"), ("tag", version)], 1.0);
-            },
-        );
+        metrics.sample(Kind::Gauge, "istio_build", "Version of the agent; always 1", move |out| {
+            out.add(&[("component", "ztunnel"), ("tag", version)], 1.0);
+        });
         metrics
     }
 
@@ -79,20 +71,12 @@ impl Metrics {
         help: &'static str,
         sample: impl Fn(&mut Samples) + Send + Sync + 'static,
     ) {
-        self.register(Box::new(Sampled {
-            kind,
-            name,
-            help,
-            sample,
-        }));
+        self.register(Box::new(Sampled { kind, name, help, sample }));
     }
 
     /// Registers several metrics at once.
     pub fn register(&self, collector: Box<dyn Collector>) {
-        self.registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .register_collector(collector);
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
     }
 
     /// All metrics, in the form that the `Accept` header asks for: OpenMetrics, else the classic text format.
@@ -103,15 +87,9 @@ impl Metrics {
             tracing::warn!(%error, "metrics cannot be encoded");
         }
         if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
-            return Page {
-                content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                body,
-            };
+            return Page { content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8", body };
         }
-        Page {
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: classic(&body),
-        }
+        Page { content_type: "text/plain; version=0.0.4; charset=utf-8", body: classic(&body) }
     }
 }
 
@@ -120,18 +98,12 @@ fn classic(open_metrics: &str) -> String {
     let mut page = String::with_capacity(open_metrics.len());
     let mut help: Option<(&str, &str)> = None;
     for line in open_metrics.lines() {
-        if let Some((name, text)) = line
-            .strip_prefix("# HELP ")
-            .and_then(|line| line.split_once(' '))
-        {
+        if let Some((name, text)) = line.strip_prefix("# HELP ").and_then(|line| line.split_once(' ')) {
             // It is not known yet whether this is a counter: the type follows.
             help = Some((name, text));
             continue;
         }
-        if let Some((name, kind)) = line
-            .strip_prefix("# TYPE ")
-            .and_then(|line| line.split_once(' '))
-        {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
             let suffix = if kind == "counter" { "_total" } else { "" };
             if let Some((_, text)) = help.take() {
                 page.extend(["# HELP ", name, suffix, " ", text, "\n"]);
@@ -147,13 +119,7 @@ fn classic(open_metrics: &str) -> String {
 impl Samples {
     /// Adds one value with its labels.
     pub fn add(&mut self, labels: &[(&'static str, &str)], value: f64) {
-        self.0.push((
-            labels
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned()))
-                .collect(),
-            value,
-        ));
+        self.0.push((labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(), value));
     }
 }
 
@@ -166,9 +132,7 @@ struct Sampled<F> {
 
 impl<F> fmt::Debug for Sampled<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sampled")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Sampled").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -220,34 +184,19 @@ mod tests {
             out.add(&[("direction", "in\"gress\n")], 0.0);
         });
         let classic = metrics.page(None);
-        assert_eq!(
-            classic.content_type,
-            "text/plain; version=0.0.4; charset=utf-8"
-        );
-        let has =
-            |page: &str, text: &str| assert!(page.contains(text), "{text:?} is not in\n{page}");
-        has(
-            &classic.body,
-            "\n# TYPE istio_build gauge\nistio_build{component=\"ztunnel\",tag=\"1.2.3\"} 1.0\n",
-        );
+        assert_eq!(classic.content_type, "text/plain; version=0.0.4; charset=utf-8");
+        let has = |page: &str, text: &str| assert!(page.contains(text), "{text:?} is not in\n{page}");
+        has(&classic.body, "\n# TYPE istio_build gauge\nistio_build{component=\"ztunnel\",tag=\"1.2.3\"} 1.0\n");
         has(
             &classic.body,
             "# HELP mesh_captured_packets_total Packets\n# TYPE mesh_captured_packets_total counter\n\
              mesh_captured_packets_total{direction=\"egress\"} 7.0\n\
              mesh_captured_packets_total{direction=\"in\\\"gress\\n\"} 0.0\n",
         );
-        has(
-            &classic.body,
-            "\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes ",
-        );
+        has(&classic.body, "\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes ");
         assert!(!classic.body.contains("# EOF"));
-        let open = metrics.page(Some(
-            "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
-        ));
-        assert_eq!(
-            open.content_type,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8"
-        );
+        let open = metrics.page(Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"));
+        assert_eq!(open.content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
         has(
             &open.body,
             "# TYPE mesh_captured_packets counter\nmesh_captured_packets_total{direction=\"egress\"} 7.0\n",

@@ -19,35 +19,11 @@ pub struct Process;
 type Metric = ((Kind, &'static str, &'static str), fn() -> Option<f64>);
 
 const METRICS: [Metric; 5] = [
-    (
-        (Kind::Gauge, "process_open_fds", "Open file descriptors"),
-        open_fds,
-    ),
-    (
-        (
-            Kind::Gauge,
-            "process_max_fds",
-            "Limit of open file descriptors",
-        ),
-        max_fds,
-    ),
-    (
-        (
-            Kind::Gauge,
-            "process_resident_memory_bytes",
-            "Resident memory",
-        ),
-        resident_bytes,
-    ),
+    ((Kind::Gauge, "process_open_fds", "Open file descriptors"), open_fds),
+    ((Kind::Gauge, "process_max_fds", "Limit of open file descriptors"), max_fds),
+    ((Kind::Gauge, "process_resident_memory_bytes", "Resident memory"), resident_bytes),
     ((Kind::Gauge, "process_threads", "Threads"), threads),
-    (
-        (
-            Kind::Counter,
-            "process_cpu_seconds",
-            "Processor time used, user and system",
-        ),
-        cpu_seconds,
-    ),
+    ((Kind::Counter, "process_cpu_seconds", "Processor time used, user and system"), cpu_seconds),
 ];
 
 impl Collector for Process {
@@ -65,18 +41,11 @@ impl Collector for Process {
 
 fn open_fds() -> Option<f64> {
     // One of them is the directory itself, open while it is read.
-    Some(
-        fs::read_dir("/proc/self/fd")
-            .ok()?
-            .count()
-            .saturating_sub(1) as f64,
-    )
+    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
 fn max_fds() -> Option<f64> {
-    getrlimit(Resource::Nofile)
-        .current
-        .map(|limit| limit as f64)
+    getrlimit(Resource::Nofile).current.map(|limit| limit as f64)
 }
 
 fn resident_bytes() -> Option<f64> {
@@ -99,12 +68,7 @@ fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // The second field is the name in parentheses, which may contain anything; utime and stime are the 14th and 15th.
     let (_, fields) = stat.rsplit_once(')')?;
-    let ticks: f64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|ticks| ticks.parse::<f64>().ok())
-        .sum();
+    let ticks: f64 = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
     Some(ticks / TICKS_PER_SECOND)
 }
 
@@ -114,11 +78,7 @@ mod tests {
     fn numbers_are_plausible() {
         for ((_, name, _), read) in super::METRICS {
             let value = read().unwrap_or_else(|| panic!("{name} cannot be read"));
-            let least = if name == "process_cpu_seconds" {
-                0.0
-            } else {
-                1.0
-            };
+            let least = if name == "process_cpu_seconds" { 0.0 } else { 1.0 };
             assert!(value >= least && value < 1e13, "{name} is {value}");
         }
         assert!(super::resident_bytes().unwrap() > 1e6);

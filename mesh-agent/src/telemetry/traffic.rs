@@ -15,9 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
 /// The labels whose values make up a [`Key`], in this order. `request_protocol` (always `tcp`) and `response_flags`
@@ -157,8 +155,7 @@ impl Set {
     fn is_idle(&self, now: Duration) -> bool {
         // `closed` first: a connection that ends in between makes the set look busy, never idle.
         let closed = self.closed();
-        closed == self.opened.load(Relaxed)
-            && now.as_secs().saturating_sub(self.used.load(Relaxed)) >= IDLE.as_secs()
+        closed == self.opened.load(Relaxed) && now.as_secs().saturating_sub(self.used.load(Relaxed)) >= IDLE.as_secs()
     }
 }
 
@@ -186,11 +183,7 @@ pub struct Table {
 
 impl Default for Traffic {
     fn default() -> Self {
-        let shared = Shared {
-            started: Instant::now(),
-            swept: AtomicU64::new(0),
-            tables: Mutex::default(),
-        };
+        let shared = Shared { started: Instant::now(), swept: AtomicU64::new(0), tables: Mutex::default() };
         Self(Arc::new(shared))
     }
 }
@@ -200,10 +193,7 @@ impl Traffic {
     pub fn table(&self) -> Table {
         let sets = Arc::new(Mutex::default());
         locked(&self.0.tables).push(Arc::clone(&sets));
-        Table {
-            sets,
-            started: self.0.started,
-        }
+        Table { sets, started: self.0.started }
     }
 
     /// Drops the label sets that no shard used for [`IDLE`]; `now` counts from the start.
@@ -228,10 +218,7 @@ impl Traffic {
         let mut sums: BTreeMap<Arc<str>, Sum> = BTreeMap::new();
         for table in tables {
             // Only pointers are copied under the lock.
-            let sets: Vec<_> = locked(&table)
-                .iter()
-                .map(|(key, set)| (Arc::clone(key), Arc::clone(set)))
-                .collect();
+            let sets: Vec<_> = locked(&table).iter().map(|(key, set)| (Arc::clone(key), Arc::clone(set))).collect();
             for (key, set) in sets {
                 sums.entry(key).or_default().add(&set);
             }
@@ -315,33 +302,14 @@ impl Collector for Traffic {
         }
         let sums = self.sum();
         let totals: [Total; 3] = [
-            (
-                "istio_tcp_connections_opened",
-                "TCP connections opened",
-                |sum| sum.opened,
-            ),
-            (
-                "istio_tcp_received_bytes",
-                "Bytes sent by clients to servers",
-                |sum| sum.received,
-            ),
-            (
-                "istio_tcp_sent_bytes",
-                "Bytes sent by servers to clients",
-                |sum| sum.sent,
-            ),
+            ("istio_tcp_connections_opened", "TCP connections opened", |sum| sum.opened),
+            ("istio_tcp_received_bytes", "Bytes sent by clients to servers", |sum| sum.received),
+            ("istio_tcp_sent_bytes", "Bytes sent by servers to clients", |sum| sum.sent),
         ];
         for (name, help, of) in totals {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (key, sum) in &sums {
-                count(
-                    &mut family,
-                    Labels {
-                        key,
-                        flag: Flag::None,
-                    },
-                    of(sum),
-                )?;
+                count(&mut family, Labels { key, flag: Flag::None }, of(sum))?;
             }
         }
         by_flag(&mut encoder, &sums, Ends::All)?;
@@ -357,17 +325,10 @@ enum Ends {
     Failures,
 }
 
-fn by_flag(
-    encoder: &mut DescriptorEncoder<'_>,
-    sums: &BTreeMap<Arc<str>, Sum>,
-    ends: Ends,
-) -> fmt::Result {
+fn by_flag(encoder: &mut DescriptorEncoder<'_>, sums: &BTreeMap<Arc<str>, Sum>, ends: Ends) -> fmt::Result {
     let (name, help) = match ends {
         Ends::All => ("istio_tcp_connections_closed", "TCP connections closed"),
-        Ends::Failures => (
-            "istio_tcp_connections_failed",
-            "TCP connections that failed, by response_flags",
-        ),
+        Ends::Failures => ("istio_tcp_connections_failed", "TCP connections that failed, by response_flags"),
     };
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (key, sum) in sums {
@@ -387,29 +348,21 @@ fn by_flag(
     Ok(())
 }
 
-fn sockets_open(
-    encoder: &mut DescriptorEncoder<'_>,
-    sums: &BTreeMap<Arc<str>, Sum>,
-) -> fmt::Result {
+fn sockets_open(encoder: &mut DescriptorEncoder<'_>, sums: &BTreeMap<Arc<str>, Sum>) -> fmt::Result {
     let mut live: BTreeMap<&str, u64> = BTreeMap::from([("destination", 0), ("source", 0)]);
     for (key, sum) in sums {
         *live.entry(reporter_of(key)).or_default() += sum.live();
     }
     let help = "Connections that are open now";
-    let mut family =
-        encoder.encode_descriptor("istio_tcp_sockets_open", help, None, MetricType::Gauge)?;
+    let mut family = encoder.encode_descriptor("istio_tcp_sockets_open", help, None, MetricType::Gauge)?;
     for (reporter, live) in live {
-        family
-            .encode_family(&[("reporter", reporter)])?
-            .encode_gauge(&live)?;
+        family.encode_family(&[("reporter", reporter)])?.encode_gauge(&live)?;
     }
     Ok(())
 }
 
 fn count(family: &mut MetricEncoder<'_>, labels: Labels<'_>, value: u64) -> fmt::Result {
-    family
-        .encode_family(&labels)?
-        .encode_counter::<Labels<'_>, u64, u64>(&value, None)
+    family.encode_family(&labels)?.encode_counter::<Labels<'_>, u64, u64>(&value, None)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -422,12 +375,7 @@ impl EncodeLabelSet for Labels<'_> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
         let mut values = self.key.split(SEPARATOR);
         let (last, first) = (LABELS[LABELS.len() - 1], &LABELS[..LABELS.len() - 1]);
-        let mut next = || {
-            values
-                .next()
-                .filter(|value| !value.is_empty())
-                .unwrap_or("unknown")
-        };
+        let mut next = || values.next().filter(|value| !value.is_empty()).unwrap_or("unknown");
         for name in first {
             (*name, next()).encode(encoder.encode_label())?;
         }

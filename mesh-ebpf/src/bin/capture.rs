@@ -9,7 +9,7 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::bindings::{TC_ACT_UNSPEC, TC_ACT_SHOT};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::TcContext;
@@ -104,12 +104,10 @@ pub fn lo_ingress(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     match read(&ctx) {
-        Packet::Tcp(flow, family) if flow.opens() => {
-            match listener(&ctx, &flow, family, OUTBOUND_PORT, Then::Assign) {
-                Listener::Found => TC_ACT_UNSPEC,
-                Listener::Missing => dropped(Counter::NoListener),
-            }
-        }
+        Packet::Tcp(flow, family) if flow.opens() => match listener(&ctx, &flow, family, OUTBOUND_PORT, Then::Assign) {
+            Listener::Found => TC_ACT_UNSPEC,
+            Listener::Missing => dropped(Counter::NoListener),
+        },
         Packet::Tcp(..) => TC_ACT_UNSPEC,
         other => pass_or_drop(&other),
     }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::file::Config;
 use crate::file::problem::parse;
 use crate::file::schema::NodeFile;
-use crate::file::Config;
 use crate::model::authorize::authorize;
 use crate::model::{Identity, Peer};
 
@@ -37,14 +37,26 @@ fn mistakes() {
         ("bad address", format!("{NODE}workloads:\n- name: a\n  addresses: [10.0.0.300]\n"), "node.yaml:7: "),
         ("bad enum", format!("{NODE}workloads:\n- name: a\n  protocol: UDP\n"), "node.yaml:7: unknown variant `UDP`"),
         ("bad port", with("services:\n- name: s\n  ports: [{port: 70000}]\n"), "node.yaml:10: "),
-        ("bad duration", NODE.replace("  name: n1\n", "  name: n1\n  drain: 5 seconds\n"), "\"5 seconds\" is not a duration"),
-        ("two workloads", format!("{NODE}{WORKLOADS}- {{name: web}}\n"), "node.yaml:8: workload default/web is listed twice"),
+        (
+            "bad duration",
+            NODE.replace("  name: n1\n", "  name: n1\n  drain: 5 seconds\n"),
+            "\"5 seconds\" is not a duration",
+        ),
+        (
+            "two workloads",
+            format!("{NODE}{WORKLOADS}- {{name: web}}\n"),
+            "node.yaml:8: workload default/web is listed twice",
+        ),
         (
             "one address",
             format!("{NODE}{WORKLOADS}- {{name: b, addresses: [10.0.0.2]}}\n"),
             "node.yaml:8: address 10.0.0.2 of workload b is web's already",
         ),
-        ("pod without workload", with("pods:\n- {name: x, netns: /n}\n"), "node.yaml:9: pod default/x has no entry under workloads"),
+        (
+            "pod without workload",
+            with("pods:\n- {name: x, netns: /n}\n"),
+            "node.yaml:9: pod default/x has no entry under workloads",
+        ),
         (
             "two pods",
             with("pods:\n- {name: web, netns: /n}\n- {name: web, netns: /m}\n"),
@@ -65,7 +77,11 @@ fn mistakes() {
             format!("{NODE}workloads:\n- {{name: a, protocol: TCP}}\npods:\n- {{name: a, netns: /n}}\n"),
             "its workload says protocol TCP; write HBONE",
         ),
-        ("no endpoint", with("services:\n- {name: s, endpoints: [default/x]}\n"), "endpoint default/x is no listed workload"),
+        (
+            "no endpoint",
+            with("services:\n- {name: s, endpoints: [default/x]}\n"),
+            "endpoint default/x is no listed workload",
+        ),
         (
             "policy port",
             with("authorization_policies:\n- name: p\n  rules: [{to: [{operation: {ports: ['http']}}]}]\n"),
@@ -124,13 +140,21 @@ fn authorization_policies() {
         ("by account", policy("  rules: [{from: [{source: {serviceAccounts: [client]}}]}]\n"), (true, false)),
         ("any identity", policy("  rules: [{from: [{source: {principals: ['*']}}]}]\n"), (true, false)),
         ("suffix", policy("  rules: [{from: [{source: {principals: ['*/sa/client']}}]}]\n"), (true, false)),
-        ("source and port", policy("  rules: [{from: [{source: {namespaces: [default]}}], to: [{operation: {ports: ['80']}}]}]\n"), (false, false)),
+        (
+            "source and port",
+            policy("  rules: [{from: [{source: {namespaces: [default]}}], to: [{operation: {ports: ['80']}}]}]\n"),
+            (false, false),
+        ),
         ("when", policy("  rules: [{when: [{key: destination.port, values: ['8080']}]}]\n"), (true, true)),
         ("not selected", policy("  selector: {app: other}\n  action: DENY\n  rules: [{}]\n"), (true, true)),
         ("selected", policy("  selector: {app: web}\n  action: DENY\n  rules: [{}]\n"), (false, false)),
         ("dry run", policy("  dry_run: true\n  action: DENY\n  rules: [{}]\n"), (true, true)),
         ("allow with L7 allows nothing", policy("  rules: [{to: [{operation: {methods: [GET]}}]}]\n"), (false, false)),
-        ("deny with L7 alone denies nothing", policy("  action: DENY\n  rules: [{to: [{operation: {methods: [GET]}}]}]\n"), (true, true)),
+        (
+            "deny with L7 alone denies nothing",
+            policy("  action: DENY\n  rules: [{to: [{operation: {methods: [GET]}}]}]\n"),
+            (true, true),
+        ),
         (
             "deny with L4 beside L7 denies more",
             policy("  action: DENY\n  rules: [{to: [{operation: {methods: [GET], ports: ['8080']}}]}]\n"),
@@ -138,7 +162,9 @@ fn authorization_policies() {
         ),
         (
             "deny with a pure L7 clause is no rule at L4",
-            policy("  action: DENY\n  rules: [{from: [{source: {principals: ['*']}}], to: [{operation: {paths: [/a]}}]}]\n"),
+            policy(
+                "  action: DENY\n  rules: [{from: [{source: {principals: ['*']}}], to: [{operation: {paths: [/a]}}]}]\n",
+            ),
             (true, true),
         ),
         ("mesh-wide", policy("  namespace: istio-system\n  action: DENY\n  rules: [{}]\n"), (false, false)),

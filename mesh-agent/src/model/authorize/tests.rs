@@ -100,7 +100,12 @@ fn fields() {
         ("principal", Match { principals: exact(id), ..none() }, true, false),
         ("principal with scheme", Match { principals: exact(&format!("spiffe://{id}")), ..none() }, true, false),
         ("principal is case-sensitive", Match { principals: exact(&id.to_uppercase()), ..none() }, false, false),
-        ("prefix", Match { principals: vec![StringMatch::Prefix("cluster.local/ns/shop/".into())], ..none() }, true, false),
+        (
+            "prefix",
+            Match { principals: vec![StringMatch::Prefix("cluster.local/ns/shop/".into())], ..none() },
+            true,
+            false,
+        ),
         ("suffix", Match { principals: vec![StringMatch::Suffix("/sa/client".into())], ..none() }, true, false),
         ("other suffix", Match { principals: vec![StringMatch::Suffix("/sa/other".into())], ..none() }, false, false),
         ("presence", Match { principals: vec![StringMatch::Presence], ..none() }, true, false),

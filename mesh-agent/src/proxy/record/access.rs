@@ -112,10 +112,7 @@ impl<'a> Line<'a> {
             ends,
             source: ends.source.as_deref(),
             destination: ends.destination.as_deref(),
-            identities: (
-                source.map(|identity| identity.uri()),
-                destination.map(|identity| identity.uri()),
-            ),
+            identities: (source.map(|identity| identity.uri()), destination.map(|identity| identity.uri())),
             bytes_sent,
             bytes_recv,
             duration: format!("{}ms", record.opened.elapsed().as_millis()),

@@ -34,15 +34,8 @@ impl Books {
     /// Copies what is needed to show the live flows.
     pub fn snapshot(&self) -> Snapshot {
         let live = self.live.borrow();
-        let flows = live
-            .iter()
-            .filter_map(Weak::upgrade)
-            .map(|record| Live::of(&record))
-            .collect();
-        Snapshot {
-            shard: self.shard,
-            flows,
-        }
+        let flows = live.iter().filter_map(Weak::upgrade).map(|record| Live::of(&record)).collect();
+        Snapshot { shard: self.shard, flows }
     }
 }
 
@@ -63,11 +56,7 @@ impl Live {
 impl Snapshot {
     /// Open connections: outbound, inbound.
     pub fn counts(&self) -> (usize, usize) {
-        let outbound = self
-            .flows
-            .iter()
-            .filter(|live| live.ends.reporter == Reporter::Source)
-            .count();
+        let outbound = self.flows.iter().filter(|live| live.ends.reporter == Reporter::Source).count();
         (outbound, self.flows.len() - outbound)
     }
 }
@@ -75,11 +64,7 @@ impl Snapshot {
 /// Turns the shards' snapshots into the admin socket's form, oldest flow first.
 pub fn documents(snapshots: &[Snapshot], facts: Option<&dyn KernelFacts>) -> Vec<Flow> {
     let each = |snapshot: &Snapshot| -> Vec<Flow> {
-        snapshot
-            .flows
-            .iter()
-            .map(|live| flow(snapshot.shard, live, facts))
-            .collect()
+        snapshot.flows.iter().map(|live| flow(snapshot.shard, live, facts)).collect()
     };
     let mut flows: Vec<Flow> = snapshots.iter().flat_map(each).collect();
     flows.sort_by_key(|flow| (std::cmp::Reverse(flow.age_ms), flow.shard, flow.number));
@@ -102,10 +87,7 @@ fn flow(shard: u32, live: &Live, facts: Option<&dyn KernelFacts>) -> Flow {
         destination: end(ends.dst_addr, ends.destination.as_deref(), destination),
         original: ends.original.to_string(),
         hbone: ends.hbone_addr.clone(),
-        service: ends
-            .service
-            .as_ref()
-            .map(|service| service.key.hostname.to_string()),
+        service: ends.service.as_ref().map(|service| service.key.hostname.to_string()),
         security: match ends.security {
             Security::MutualTls => documents::Security::MutualTls,
             Security::Plain => documents::Security::Plain,

@@ -14,11 +14,7 @@ pub(super) fn write(key: &mut Key, ends: &Ends) {
     });
     workload(key, ends.source.as_deref(), source);
     let service = match ends.service.as_deref() {
-        Some(service) => [
-            &*service.key.hostname,
-            &*service.key.namespace,
-            service.name.as_str(),
-        ],
+        Some(service) => [&*service.key.hostname, &*service.key.namespace, service.name.as_str()],
         None => [""; 3],
     };
     service.into_iter().for_each(|value| key.push(value));

@@ -7,9 +7,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
-use super::{
-    Books, Ends, Facts, Flag, KernelFacts, Outcome, Record, Reporter, Security, documents, refuse,
-};
+use super::{Books, Ends, Facts, Flag, KernelFacts, Outcome, Record, Reporter, Security, documents, refuse};
 use crate::admin::documents::Direction;
 use crate::model::service::{PublishNotReady, ServiceKey};
 use crate::model::workload::Locality;
@@ -23,27 +21,17 @@ fn address(text: &str) -> SocketAddr {
 
 fn workload(name: &str) -> Arc<Workload> {
     let identity = Identity::new("td", name, &format!("{name}-sa")).unwrap();
-    let locality = Locality {
-        region: "r".to_owned(),
-        zone: "z".to_owned(),
-        subzone: String::new(),
-    };
+    let locality = Locality { region: "r".to_owned(), zone: "z".to_owned(), subzone: String::new() };
     let mut workload = Workload::new(name, &format!("{name}-1"), identity);
     workload.workload_name = format!("{name}-deployment");
     workload.canonical_name = format!("{name}-app");
     workload.canonical_revision = "v2".to_owned();
-    Arc::new(Workload {
-        locality,
-        ..workload
-    })
+    Arc::new(Workload { locality, ..workload })
 }
 
 fn service() -> Arc<Service> {
     Arc::new(Service {
-        key: ServiceKey {
-            namespace: "web".into(),
-            hostname: "web.example".into(),
-        },
+        key: ServiceKey { namespace: "web".into(), hostname: "web.example".into() },
         name: "web".to_owned(),
         vips: Vec::new(),
         ports: [(80, 8080)].into(),
@@ -90,36 +78,19 @@ struct Kernel;
 
 impl KernelFacts for Kernel {
     fn read(&self, cookie: u64, local: SocketAddr, remote: SocketAddr) -> Option<Facts> {
-        let known =
-            cookie == 7 && local == address("10.0.0.2:40000") && remote == address("10.96.0.10:80");
-        known.then_some(Facts {
-            srtt_us: 183,
-            retransmits: 2,
-            bytes_acked: 1,
-            bytes_received: 2,
-            close: "fin",
-        })
+        let known = cookie == 7 && local == address("10.0.0.2:40000") && remote == address("10.96.0.10:80");
+        known.then_some(Facts { srtt_us: 183, retransmits: 2, bytes_acked: 1, bytes_received: 2, close: "fin" })
     }
 }
 
 fn books(metrics: &Metrics) -> Rc<Books> {
-    Rc::new(Books::new(
-        3,
-        metrics.traffic().table(),
-        Some(Arc::new(Kernel)),
-    ))
+    Rc::new(Books::new(3, metrics.traffic().table(), Some(Arc::new(Kernel))))
 }
 
-const SUCCESS: Outcome = Outcome {
-    flag: Flag::None,
-    error: None,
-};
+const SUCCESS: Outcome = Outcome { flag: Flag::None, error: None };
 
 fn failure(flag: Flag, error: &str) -> Outcome {
-    Outcome {
-        flag,
-        error: Some(error.to_owned()),
-    }
+    Outcome { flag, error: Some(error.to_owned()) }
 }
 
 struct Noon;
@@ -157,37 +128,24 @@ fn logged(form: Form, filter: &str, act: impl FnOnce()) -> String {
         let out = out.clone();
         move || out.clone()
     };
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
-        .fmt_fields(SpanFields);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).fmt_fields(SpanFields);
     let layer = match form {
         Form::Text => layer.event_format(Text::new(Noon)).boxed(),
         Form::Json => layer.event_format(Json::new(Noon)).boxed(),
     };
     let filter = tracing_subscriber::EnvFilter::new(filter);
-    tracing::subscriber::with_default(
-        tracing_subscriber::registry().with(layer.with_filter(filter)),
-        act,
-    );
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer.with_filter(filter)), act);
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
     let mut parts = text.split("ms\"");
     let first = parts.next().unwrap().to_owned();
-    parts.fold(first, |text, part| {
-        text.trim_end_matches(|c: char| c.is_ascii_digit())
-            .to_owned()
-            + "Nms\""
-            + part
-    })
+    parts.fold(first, |text, part| text.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned() + "Nms\"" + part)
 }
 
 fn carry(ends: Ends, outcome: Outcome) {
     let record = Record::open(&books(&Metrics::new("test")), ends);
     record.received(100);
     record.sent(2000);
-    record.allowed_by(Some(&PolicyName {
-        namespace: "web".into(),
-        name: "only-client".into(),
-    }));
+    record.allowed_by(Some(&PolicyName { namespace: "web".into(), name: "only-client".into() }));
     record.finish(outcome);
 }
 
@@ -196,8 +154,7 @@ const ENDS: &str = "src.addr=10.0.0.2:40000 src.workload=\"client-1\" src.namesp
     dst.addr=10.0.1.3:15008 dst.hbone_addr=10.0.1.3:8080 dst.service=\"web.example\" dst.workload=\"web-1\" \
     dst.namespace=\"web\" dst.identity=\"spiffe://td/ns/web/sa/web-sa\" dst.cluster=\"Kubernetes\"";
 
-const FACTS: &str =
-    "duration=\"Nms\" policy=\"web/only-client\" rtt=\"183us\" retrans=2 close=\"fin\"";
+const FACTS: &str = "duration=\"Nms\" policy=\"web/only-client\" rtt=\"183us\" retrans=2 close=\"fin\"";
 
 #[test]
 fn access_log_lines() {
@@ -259,16 +216,15 @@ fn access_log_lines() {
         (
             "before anything is known",
             &|| refuse(Reporter::Source, address("10.0.0.2:1"), None, "no"),
-            "noon\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.2:1 direction=\"outbound\" error=\"no\"\n".to_owned(),
+            "noon\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.2:1 direction=\"outbound\" error=\"no\"\n"
+                .to_owned(),
         ),
     ];
     for (case, act, expected) in cases {
         assert_eq!(logged(Form::Text, "info", act), expected, "{case}");
         assert_eq!(logged(Form::Text, "info,access=off", act), "", "{case}");
     }
-    let opened = logged(Form::Text, "access=debug", || {
-        carry(tunnelled(Reporter::Source), SUCCESS)
-    });
+    let opened = logged(Form::Text, "access=debug", || carry(tunnelled(Reporter::Source), SUCCESS));
     assert_eq!(
         opened.lines().next(),
         Some(
@@ -281,10 +237,7 @@ fn access_log_lines() {
 #[test]
 fn json_access_log_line() {
     let line = logged(Form::Json, "info", || {
-        carry(
-            tunnelled(Reporter::Destination),
-            failure(Flag::Connect, "refused"),
-        );
+        carry(tunnelled(Reporter::Destination), failure(Flag::Connect, "refused"));
     });
     assert_eq!(
         line,
@@ -324,10 +277,7 @@ fn metrics_of_a_day() {
     let books = books(&metrics);
     for (ends, outcome) in [
         (tunnelled(Reporter::Source), SUCCESS),
-        (
-            tunnelled(Reporter::Source),
-            failure(Flag::NetworkPolicy, "timed out"),
-        ),
+        (tunnelled(Reporter::Source), failure(Flag::NetworkPolicy, "timed out")),
         (passed_on(), SUCCESS),
     ] {
         let record = Record::open(&books, ends);
@@ -341,13 +291,9 @@ fn metrics_of_a_day() {
     open.received(1);
     let page = metrics.page(None).body;
     let tls = |flags: &str| {
-        format!(
-            "reporter=\"source\",{KNOWN},response_flags=\"{flags}\",connection_security_policy=\"mutual_tls\""
-        )
+        format!("reporter=\"source\",{KNOWN},response_flags=\"{flags}\",connection_security_policy=\"mutual_tls\"")
     };
-    let plain = format!(
-        "reporter=\"source\",{UNKNOWN},response_flags=\"-\",connection_security_policy=\"unknown\""
-    );
+    let plain = format!("reporter=\"source\",{UNKNOWN},response_flags=\"-\",connection_security_policy=\"unknown\"");
     let mut expected = vec![
         format!("istio_tcp_connections_opened_total{{{}}} 3", tls("-")),
         format!("istio_tcp_connections_opened_total{{{plain}}} 1"),
@@ -356,22 +302,13 @@ fn metrics_of_a_day() {
         format!("istio_tcp_sent_bytes_total{{{}}} 100", tls("-")),
         format!("istio_tcp_sent_bytes_total{{{plain}}} 50"),
         format!("istio_tcp_connections_closed_total{{{}}} 1", tls("-")),
-        format!(
-            "istio_tcp_connections_closed_total{{{}}} 1",
-            tls("NETWORK_POLICY")
-        ),
+        format!("istio_tcp_connections_closed_total{{{}}} 1", tls("NETWORK_POLICY")),
         format!("istio_tcp_connections_closed_total{{{plain}}} 1"),
-        format!(
-            "istio_tcp_connections_failed_total{{{}}} 1",
-            tls("NETWORK_POLICY")
-        ),
+        format!("istio_tcp_connections_failed_total{{{}}} 1", tls("NETWORK_POLICY")),
         "istio_tcp_sockets_open{reporter=\"destination\"} 0".to_owned(),
         "istio_tcp_sockets_open{reporter=\"source\"} 1".to_owned(),
     ];
-    let mut got: Vec<&str> = page
-        .lines()
-        .filter(|line| line.starts_with("istio_tcp_"))
-        .collect();
+    let mut got: Vec<&str> = page.lines().filter(|line| line.starts_with("istio_tcp_")).collect();
     got.sort_unstable();
     expected.sort_unstable();
     assert_eq!(got, expected, "\n{}", got.join("\n"));
@@ -381,14 +318,9 @@ fn metrics_of_a_day() {
 fn live_flows() {
     let metrics = Metrics::new("test");
     let books = books(&metrics);
-    let records: Vec<_> = (0..5)
-        .map(|_| Record::open(&books, tunnelled(Reporter::Destination)))
-        .collect();
+    let records: Vec<_> = (0..5).map(|_| Record::open(&books, tunnelled(Reporter::Destination))).collect();
     let numbers = || -> Vec<u64> {
-        let mut numbers: Vec<_> = documents(&[books.snapshot()], None)
-            .iter()
-            .map(|flow| flow.number)
-            .collect();
+        let mut numbers: Vec<_> = documents(&[books.snapshot()], None).iter().map(|flow| flow.number).collect();
         numbers.sort_unstable();
         numbers
     };
@@ -403,37 +335,20 @@ fn live_flows() {
     assert_eq!(numbers(), [2, 3]);
     records[3].received(5);
     records[3].sent(6);
-    records[3].allowed_by(Some(&PolicyName {
-        namespace: "web".into(),
-        name: "p".into(),
-    }));
+    records[3].allowed_by(Some(&PolicyName { namespace: "web".into(), name: "p".into() }));
     records[3].application_socket(address("10.0.1.3:8080"), Some(address("10.0.0.2:40000")));
     records[2].finish(SUCCESS);
     let snapshot = books.snapshot();
     assert_eq!(snapshot.counts(), (0, 1));
     let flows = documents(&[snapshot], Some(&Kernel));
-    let [flow] = flows.as_slice() else {
-        panic!("{flows:?}")
-    };
-    assert_eq!(
-        (flow.shard, flow.number, flow.to_server, flow.to_client),
-        (3, 3, 5, 6)
-    );
-    assert_eq!(
-        (flow.direction, flow.policy.as_deref()),
-        (Direction::Inbound, Some("web/p"))
-    );
+    let [flow] = flows.as_slice() else { panic!("{flows:?}") };
+    assert_eq!((flow.shard, flow.number, flow.to_server, flow.to_client), (3, 3, 5, 6));
+    assert_eq!((flow.direction, flow.policy.as_deref()), (Direction::Inbound, Some("web/p")));
     assert_eq!(flow.rtt_us, None, "the kernel does not know this socket");
     assert_eq!(flow.service.as_deref(), Some("web.example"));
-    assert_eq!(
-        flow.source.identity.as_deref(),
-        Some("spiffe://td/ns/client/sa/client-sa")
-    );
+    assert_eq!(flow.source.identity.as_deref(), Some("spiffe://td/ns/client/sa/client-sa"));
     records[3].application_socket(address("10.0.0.2:40000"), Some(address("10.96.0.10:80")));
-    assert_eq!(
-        documents(&[books.snapshot()], Some(&Kernel))[0].rtt_us,
-        Some(183)
-    );
+    assert_eq!(documents(&[books.snapshot()], Some(&Kernel))[0].rtt_us, Some(183));
     drop(records);
     assert!(numbers().is_empty());
 }
