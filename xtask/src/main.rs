@@ -11,6 +11,7 @@ mod demo;
 mod lab;
 mod proto;
 mod setup;
+mod step;
 mod test;
 mod tidy;
 
