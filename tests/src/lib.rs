@@ -1,1 +1,67 @@
-//! stub
+//! The lab: nodes and pods as network namespaces on this machine, with the real agent and authority running in them.
+//!
+//! A [`Lab`] is started from a [`Topology`] and is gone when it is dropped. What the mesh knows of it is a [`World`],
+//! which is written as each node's YAML file and can be changed while everything runs:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use mesh_e2e::{Lab, Pod, Service, Topology};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::start(
+//!     Topology::new()
+//!         .pod(Pod::new("client", "n1"))
+//!         .pod(Pod::new("server", "n2").label("app", "server"))
+//!         .service(Service::new("web").port(80, 8080).selects("app", "server")),
+//! )?;
+//! let _echo = lab.pod("server").echo(8080)?;
+//! let stream = lab.pod("client").connect(lab.vip4("web", 80))?;
+//! lab.publish(|world| world.authorize("- {name: nobody, action: DENY, rules: [{}]}"))?;
+//! lab.agent("n2").log().wait(Duration::from_secs(1), |line| line.error().contains("policy"))?;
+//! # drop(stream);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything is made with iproute2 and needs root; without it starting a lab fails and says so. Nothing is changed in
+//! the machine's own network namespace. The agent is a black box: its binary, its YAML file, its log and its pages.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`topology`] | what a lab is made of |
+//! | [`world`] | what the mesh is told, as YAML |
+//! | [`lab`] | the running lab |
+//! | [`namespace`] | running closures and programs inside a pod or node |
+//! | [`agent`], [`authority`], [`process`], [`log`], [`documents`] | the processes and what they say |
+//! | [`server`], [`socket`] | TCP servers and clients for pods |
+//! | [`wire`] | what crosses a link |
+//! | [`sweep`] | removing labs, also those whose process was killed |
+
+pub mod agent;
+pub mod authority;
+pub mod binary;
+pub mod documents;
+pub mod eventually;
+mod http;
+pub mod lab;
+pub mod log;
+pub mod namespace;
+pub mod process;
+pub mod server;
+pub mod socket;
+pub mod sweep;
+pub mod topology;
+pub mod wire;
+mod wiring;
+pub mod world;
+
+pub use agent::Agent;
+pub use eventually::eventually;
+pub use lab::{Lab, Node, RunningPod};
+pub use log::{Line, Log};
+pub use namespace::Namespace;
+pub use process::Process;
+pub use server::Server;
+pub use topology::{Membership, Pod, Service, Topology};
+pub use wire::{Capture, Packet, Wire};
+pub use world::World;

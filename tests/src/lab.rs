@@ -1,0 +1,405 @@
+//! A running lab.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::authority::{Authority, Place, replace};
+use crate::binary;
+use crate::eventually::eventually;
+use crate::namespace::Namespace;
+use crate::sweep::Claim;
+use crate::topology::{Membership, Pod, Settings, Start, Topology, node_addresses, node_number, pod_addresses};
+use crate::wire::Wire;
+use crate::wiring;
+use crate::world::World;
+
+/// How long a changed world may take until it is in force everywhere.
+const PUBLISH: Duration = Duration::from_secs(10);
+
+/// Nodes, pods, the authority and the agents. Dropping it kills and removes all of it.
+#[derive(Debug)]
+pub struct Lab {
+    // Declared first, dropped first: processes end before their namespaces do.
+    nodes: Vec<Node>,
+    authority: Authority,
+    pods: Vec<RunningPod>,
+    fabric: Namespace,
+    world: Mutex<World>,
+    settings: Settings,
+    claim: Claim,
+}
+
+/// A node. It is its namespace, with a name, addresses and an agent.
+#[derive(Debug)]
+pub struct Node {
+    pub name: String,
+    /// IPv4 and IPv6.
+    pub addresses: [IpAddr; 2],
+    namespace: Namespace,
+    agent: Agent,
+    directory: PathBuf,
+}
+
+/// A pod. It is its namespace, with a name and addresses.
+#[derive(Debug)]
+pub struct RunningPod {
+    pub name: String,
+    pub node: String,
+    pub v4: IpAddr,
+    pub v6: IpAddr,
+    /// The SPIFFE id it has or would have in the mesh.
+    pub identity: String,
+    namespace: Namespace,
+}
+
+impl Lab {
+    /// Builds everything, starts the authority and (unless the topology says otherwise) the agents, and waits until
+    /// the agents are ready, every enrolled pod is captured and has its certificate.
+    pub fn start(mut topology: Topology) -> Result<Self> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "the lab needs root: it makes network namespaces and the agent loads eBPF programs"
+        );
+        topology.assign_addresses();
+        let binary = topology.settings.binary.clone().map_or_else(binary::find, Ok)?;
+        let claim = Claim::new(&topology.settings.name.clone().unwrap_or_else(fresh_name))?;
+        let lab = Self::build(topology, claim, &binary)?;
+        lab.write_files()?;
+        lab.authority.start()?;
+        if lab.settings.agents == Start::AtOnce {
+            lab.start_agents()?;
+        }
+        Ok(lab)
+    }
+
+    /// Starts the agents that do not run, all at once, and waits for all of them.
+    pub fn start_agents(&self) -> Result<()> {
+        let idle: Vec<&Agent> = self.nodes.iter().map(|node| &node.agent).filter(|agent| !agent.is_running()).collect();
+        idle.iter().try_for_each(|agent| agent.launch())?;
+        idle.iter().try_for_each(|agent| agent.wait_ready())?;
+        self.settle()?;
+        eventually(PUBLISH, || self.nodes.iter().try_for_each(Node::check_certificates))
+    }
+
+    /// The lab's name; its namespaces are called `NAME-...`.
+    pub fn name(&self) -> &str {
+        self.claim.name()
+    }
+
+    /// Where the lab's files are: a directory per node, and `authority`.
+    pub fn directory(&self) -> PathBuf {
+        self.claim.directory()
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn pods(&self) -> &[RunningPod] {
+        &self.pods
+    }
+
+    /// # Panics
+    ///
+    /// When there is no such node.
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).unwrap_or_else(|| panic!("the lab has no node {name}"))
+    }
+
+    /// # Panics
+    ///
+    /// When there is no such pod.
+    pub fn pod(&self, name: &str) -> &RunningPod {
+        self.pods.iter().find(|pod| pod.name == name).unwrap_or_else(|| panic!("the lab has no pod {name}"))
+    }
+
+    /// The agent of the node `name`.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such node.
+    pub fn agent(&self, name: &str) -> &Agent {
+        &self.node(name).agent
+    }
+
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The host beyond the nodes: pods reach it, and the mesh knows nothing of it. The authority runs there.
+    pub fn outside(&self) -> &Namespace {
+        &self.fabric
+    }
+
+    /// The outside host's addresses.
+    pub fn outside_addresses(&self) -> [IpAddr; 2] {
+        let (v4, v6) = node_addresses(wiring::FABRIC);
+        [v4.into(), v6.into()]
+    }
+
+    /// The IPv4 virtual address of a service.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such service or it has none.
+    pub fn vip4(&self, service: &str, port: u16) -> SocketAddr {
+        self.vip(service, port, IpAddr::is_ipv4)
+    }
+
+    /// The IPv6 virtual address of a service.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such service or it has none.
+    pub fn vip6(&self, service: &str, port: u16) -> SocketAddr {
+        self.vip(service, port, IpAddr::is_ipv6)
+    }
+
+    fn vip(&self, service: &str, port: u16, family: impl Fn(&IpAddr) -> bool) -> SocketAddr {
+        let mut world = self.world();
+        let address = world.service(service).addresses.iter().copied().find(family);
+        SocketAddr::new(address.unwrap_or_else(|| panic!("service {service} has no such address")), port)
+    }
+
+    /// Watches what goes in and out of a node on the fabric.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such node.
+    pub fn wire(&self, node: &str) -> Result<Wire> {
+        let (outside, _) = node_addresses(wiring::FABRIC);
+        Wire::watch(&self.node(node).namespace, "eth0", outside.into())
+    }
+
+    /// What the mesh is told now.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the world, and waits until all running agents have taken it over and enrolled what is to be enrolled.
+    /// Gives the moment at which the first file was in place.
+    pub fn publish(&self, change: impl FnOnce(&mut World)) -> Result<Instant> {
+        let running: Vec<&Node> = self.nodes.iter().filter(|node| node.agent.is_running()).collect();
+        let before: Vec<_> = running.iter().map(|node| (node.text(), node.agent.log().from_now())).collect();
+        let at = self.write(change)?;
+        for (node, (text, news)) in running.iter().zip(before) {
+            if node.text() == text {
+                continue;
+            }
+            let line = news.wait(PUBLISH, |line| line.message.starts_with("configuration "))?;
+            ensure!(line.message == "configuration loaded", "{}: {}", node.name, line.text);
+        }
+        self.settle()?;
+        Ok(at)
+    }
+
+    /// Changes the world and writes it, without waiting for anything.
+    pub fn write(&self, change: impl FnOnce(&mut World)) -> Result<Instant> {
+        change(&mut self.world());
+        let at = Instant::now();
+        self.write_files()?;
+        Ok(at)
+    }
+
+    /// Waits until exactly the pods that should be captured are.
+    pub fn settle(&self) -> Result<()> {
+        let running = || self.nodes.iter().filter(|node| node.agent.is_running());
+        eventually(PUBLISH, || running().try_for_each(|node| node.check_pods(&self.world())))
+    }
+
+    /// Adds a pod while the lab runs, and publishes it.
+    pub fn add_pod(&mut self, mut pod: Pod) -> Result<()> {
+        let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let number = node_number(&names, &pod.node);
+        let taken = self.world().pods.iter().filter(|other| other.node == pod.node).count();
+        pod.addresses = pod_addresses(number, 10 + u8::try_from(taken)?);
+        self.claim.add_namespaces([pod.name.as_str()].into_iter())?;
+        let running = join(&self.claim, &pod, &names, &self.nodes)?;
+        self.pods.push(running);
+        self.publish(|world| world.pods.push(pod)).map(drop)
+    }
+
+    /// The ends of all logs, under headings: for whoever reports a failure.
+    pub fn logs(&self, lines: usize) -> String {
+        let agents = self.nodes.iter().map(|node| (format!("agent of {}", node.name), node.agent.log()));
+        let all = agents.chain([("authority".to_owned(), self.authority.log())]);
+        all.map(|(who, log)| format!("--- {who}\n{}\n", log.tail(lines))).collect()
+    }
+
+    fn build(topology: Topology, claim: Claim, binary: &Path) -> Result<Self> {
+        let Topology { nodes: names, pods, services, authorization, peer_authentication, settings } = topology;
+        let all = names.iter().map(String::as_str).chain(pods.iter().map(|pod| pod.name.as_str()));
+        claim.add_namespaces(["fabric"].into_iter().chain(all))?;
+        let fabric = open(&claim, "fabric")?;
+        let spaces: Vec<_> = names.iter().map(|name| Ok((name.clone(), open(&claim, name)?))).collect::<Result<_>>()?;
+        wiring::fabric(&fabric, &spaces)?;
+        let nodes: Vec<Node> = (1..)
+            .zip(spaces)
+            .map(|(number, (name, namespace))| {
+                wiring::node(&namespace, number, u8::try_from(names.len())?)?;
+                Node::new(&claim, (number, name), namespace, (binary, &settings))
+            })
+            .collect::<Result<_>>()?;
+        let running = pods.iter().map(|pod| join(&claim, pod, &names, &nodes)).collect::<Result<_>>()?;
+        let authority = Authority::new(Place {
+            binary,
+            directory: claim.directory().join("authority"),
+            home: fabric.clone(),
+            listen: node_addresses(wiring::FABRIC).0.into(),
+            trust_domain: &settings.trust_domain,
+            certificate_ttl: &settings.certificate_ttl,
+        })?;
+        let world = World {
+            pods,
+            services,
+            authorization_policies: authorization,
+            peer_authentications: peer_authentication,
+            ..World::default()
+        };
+        Ok(Self { nodes, authority, pods: running, fabric, world: Mutex::new(world), settings, claim })
+    }
+
+    /// Writes the authority's file and every node's.
+    fn write_files(&self) -> Result<()> {
+        let world = self.world().clone();
+        let domain = &self.settings.trust_domain;
+        let allowed = self.nodes.iter().map(|node| (node.name.clone(), world.identities(&node.name, domain)));
+        self.authority.allow(&allowed.collect::<Vec<_>>())?;
+        for node in &self.nodes {
+            let settings = node.settings(&self.settings, self.authority.for_node(&node.name)?);
+            let netns = |pod: &Pod| format!("/run/netns/{}-{}", self.claim.name(), pod.name);
+            replace(&node.agent.config_file(), &world.render(&node.name, &settings, netns))?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn new(
+        claim: &Claim,
+        (number, name): (u8, String),
+        namespace: Namespace,
+        (binary, settings): (&Path, &Settings),
+    ) -> Result<Self> {
+        let directory = claim.directory().join(&name);
+        fs::create_dir_all(directory.join("run"))?;
+        fs::create_dir_all(directory.join("bpf"))?;
+        let agent = Agent::new(namespace.clone(), binary, directory.clone(), &settings.log, settings.log_format);
+        let (v4, v6) = node_addresses(number);
+        Ok(Self { name, addresses: [v4.into(), v6.into()], namespace, agent, directory })
+    }
+
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// What the agent's file says now.
+    pub fn text(&self) -> String {
+        fs::read_to_string(self.agent.config_file()).unwrap_or_default()
+    }
+
+    /// Puts any text in the place of the agent's file, until the next [`Lab::publish`].
+    pub fn rewrite(&self, text: &str) -> Result<()> {
+        replace(&self.agent.config_file(), text)
+    }
+
+    /// The fields of `node` in its file.
+    fn settings(&self, settings: &Settings, ca: Value) -> Value {
+        let mut fields = json!({
+            "name": self.name,
+            "addresses": self.addresses,
+            "trust_domain": settings.trust_domain,
+            "run_dir": self.directory.join("run"),
+            "bpf_fs": self.directory.join("bpf"),
+            "ca": ca,
+        });
+        if let Value::Object(fields) = &mut fields {
+            fields.extend(settings.node.clone());
+        }
+        fields
+    }
+
+    fn check_pods(&self, world: &World) -> Result<()> {
+        let status = self.agent.status()?;
+        let wanted = |pod: &&Pod| pod.node == self.name && pod.membership == Membership::Enrolled;
+        for pod in world.pods.iter().filter(wanted) {
+            let found = status.pod(&pod.name).with_context(|| format!("pod {} is not enrolled", pod.name))?;
+            ensure!(found.state == "captured", "pod {} is {} {:?}", pod.name, found.state, found.error);
+        }
+        let surplus =
+            status.pods.iter().find(|found| !world.pods.iter().filter(wanted).any(|pod| pod.name == found.name));
+        surplus.map_or(Ok(()), |pod| bail!("pod {} is still {}", pod.name, pod.state))
+    }
+
+    fn check_certificates(&self) -> Result<()> {
+        let status = self.agent.status()?;
+        let missing = status.certificates.iter().find(|certificate| certificate.state != "valid");
+        missing.map_or(Ok(()), |found| bail!("{}: {} {:?}", found.identity, found.state, found.error))
+    }
+}
+
+impl RunningPod {
+    /// A port of its IPv4 address.
+    pub fn at4(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.v4, port)
+    }
+
+    /// A port of its IPv6 address.
+    pub fn at6(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.v6, port)
+    }
+}
+
+impl Deref for Node {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+impl Deref for RunningPod {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+/// Joins a pod, whose namespace exists, to its node.
+fn join(claim: &Claim, pod: &Pod, names: &[String], nodes: &[Node]) -> Result<RunningPod> {
+    let node = nodes.iter().find(|node| node.name == pod.node);
+    let node =
+        node.with_context(|| format!("pod {} is on node {}, which the lab does not have", pod.name, pod.node))?;
+    let namespace = open(claim, &pod.name)?;
+    wiring::pod(pod, &namespace, names, &node.namespace)?;
+    let address = |family: fn(&IpAddr) -> bool| pod.addresses.iter().copied().find(family);
+    Ok(RunningPod {
+        name: pod.name.clone(),
+        node: pod.node.clone(),
+        v4: address(IpAddr::is_ipv4).context("a pod has an IPv4 address")?,
+        v6: address(IpAddr::is_ipv6).context("a pod has an IPv6 address")?,
+        identity: pod.identity(),
+        namespace,
+    })
+}
+
+fn open(claim: &Claim, name: &str) -> Result<Namespace> {
+    let namespace = Namespace::open(&format!("{}-{name}", claim.name()))?;
+    wiring::prepare(&namespace)?;
+    Ok(namespace)
+}
+
+fn fresh_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("ml{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
