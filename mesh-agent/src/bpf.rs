@@ -21,7 +21,7 @@ pub enum BpfError {
         "cannot load the {name} programs, maybe a capability (CAP_BPF, CAP_NET_ADMIN) or kernel 5.15 is missing: {cause}"
     )]
     Load { name: &'static str, cause: aya::EbpfError },
-    #[error("program {name}: {cause}")]
+    #[error("program {name}: {}", brief(cause))]
     Program { name: String, cause: aya::programs::ProgramError },
     #[error("map {name}: {cause}")]
     Map { name: &'static str, cause: aya::maps::MapError },
@@ -35,4 +35,19 @@ pub enum BpfError {
     Tc { interface: String, cause: aya::programs::tc::TcError },
     #[error("link: {0}")]
     Link(#[from] aya::programs::links::LinkError),
+}
+
+/// Longest verifier output that a log line shows: its end, where the reason is.
+const MOST_OUTPUT: usize = 400;
+
+/// The error without most of the verifier's output.
+fn brief(error: &aya::programs::ProgramError) -> String {
+    let text = error.to_string();
+    match text.find("Verifier output:") {
+        Some(start) if text.len() - start > MOST_OUTPUT => {
+            let end: String = text.chars().rev().take(MOST_OUTPUT).collect::<Vec<_>>().into_iter().rev().collect();
+            format!("{}verifier: [...] {end}", &text[..start])
+        }
+        _ => text,
+    }
 }

@@ -34,9 +34,20 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct LoadState {
     pub path: PathBuf,
-    pub at: SystemTime,
-    /// The file's problems, if it was rejected.
-    pub rejected: Option<String>,
+    /// When the file was last read.
+    pub read: SystemTime,
+    /// When what is in force was read.
+    pub loaded: SystemTime,
+    /// The file's problems, if what was last read was rejected.
+    pub rejected: Option<Problems>,
+}
+
+impl LoadState {
+    /// `path` has just been read and found good.
+    pub fn good(path: &Path) -> Self {
+        let now = SystemTime::now();
+        Self { path: path.to_owned(), read: now, loaded: now, rejected: None }
+    }
 }
 
 /// Reads and checks the file.

@@ -1,1 +1,279 @@
-//! (written next)
+//! The node role, composed: the one file that knows every part. Built in order, started, and ended in reverse.
+//!
+//! ```text
+//! file --> config --+--> worlds ----> shards (one thread per core)
+//!                   +--> pods ------> driver --> kernel, shards
+//!                   +--> identities > certs
+//! shards, driver, certs, config ----> pages, metrics (reads only)
+//! ```
+
+mod documents;
+mod facts;
+mod metrics;
+mod pages;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::ready::{Gate, Ready};
+use crate::admin::router::Router;
+use crate::admin::server;
+use crate::bpf::attach::Mechanism;
+use crate::bpf::facts::{Facts, find_cgroup};
+use crate::bpf::fs::Pins;
+use crate::bpf::object::Logging;
+use crate::file::schema::{CaptureBy, Node, OnShutdown};
+use crate::file::{self, Config, LoadState};
+use crate::identity::Certs;
+use crate::identity::ca::{CaClient, CaConfig};
+use crate::model::{PodSpec, World};
+use crate::pods::capture::Kernel;
+use crate::pods::driver::{self, Driver, PodState, PodStatus, Settings};
+use crate::proxy::record::{Books, KernelFacts};
+use crate::proxy::shard::{Deps, Shards, Threads};
+use crate::sys::{caps, limits, signal};
+use crate::task::Tasks;
+use crate::telemetry::log::Log;
+use crate::telemetry::metrics::Metrics;
+
+/// The admin socket's name in the run directory.
+const ADMIN_SOCKET: &str = "admin.sock";
+
+/// How long control tasks may take to end after the last connection did.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// What the pages and the metrics read. All of it is cheap to clone and safe to ask at any time.
+#[derive(Clone)]
+pub(crate) struct View {
+    started: Instant,
+    node: Arc<Node>,
+    mechanism: Mechanism,
+    configs: watch::Receiver<Arc<Config>>,
+    loads: watch::Receiver<LoadState>,
+    pods: watch::Receiver<Vec<PodStatus>>,
+    certs: Certs,
+    shards: Shards,
+    capture: Arc<Kernel>,
+    facts: Option<Arc<dyn KernelFacts>>,
+    ready: Ready,
+    log: crate::telemetry::log::Filter,
+}
+
+/// Runs the node agent until SIGTERM or SIGINT.
+pub fn run(path: &Path, log: Log) -> anyhow::Result<()> {
+    caps::require_root()?;
+    limits::raise_open_files();
+    let config = file::read(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("starting the control runtime")?;
+    runtime.block_on(serve(path, config, log))
+}
+
+async fn serve(path: &Path, config: Config, log: Log) -> anyhow::Result<()> {
+    let node = Arc::new(config.node.clone());
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let tasks = Tasks::new();
+    let ready = Ready::new();
+    let enrolled = ready.gate("pods");
+    let kernel = kernel(&node)?;
+    let certs = Certs::start(CaClient::new(authority(&node)), &tasks);
+    certs.keep_only(&config.identities);
+    let feeds = Feeds::new(config);
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let (shards, threads) = shards(&node, &feeds, &certs, &metrics, kernel.facts.clone())?;
+    let settings = Settings { on_shutdown: on_shutdown(&node), drain: node.drain };
+    let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings);
+    let (states, loads) = watch::channel(LoadState::good(path));
+    let view = View {
+        started: Instant::now(),
+        node: Arc::clone(&node),
+        mechanism: kernel.capture.mechanism(),
+        configs: feeds.configs.subscribe(),
+        loads,
+        pods: pods.clone(),
+        certs: certs.clone(),
+        shards,
+        capture: kernel.capture,
+        facts: kernel.facts,
+        ready,
+        log: log.filter(),
+    };
+    metrics::register(&metrics, &view);
+    open_pages(&view, &metrics, &tasks)?;
+    let desired = feeds.pods.subscribe();
+    tasks.spawn(mark_when_enrolled(enrolled, pods, Arc::clone(&desired.borrow())));
+    follow(path, feeds, states, certs, &tasks)?;
+    tracing::info!(node = node.name, version = env!("CARGO_PKG_VERSION"), capture = ?view.mechanism, "node agent started");
+    driver.run(desired, stop_signal(&tasks)).await;
+    end(&node, threads, &tasks).await;
+    drop(log);
+    Ok(())
+}
+
+/// The kernel's part, attached and ready to take pods.
+struct KernelParts {
+    capture: Arc<Kernel>,
+    facts: Option<Arc<dyn KernelFacts>>,
+}
+
+fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
+    let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
+    let mechanism = match node.capture {
+        CaptureBy::Auto => Mechanism::detect(),
+        CaptureBy::Tcx => Mechanism::Tcx,
+        CaptureBy::Clsact => Mechanism::Clsact,
+    };
+    let logging = if node.bpf_log { Logging::On } else { Logging::Off };
+    let facts = attach_facts(node);
+    let known = facts.clone().map(|facts| Arc::new(facts::Source::new(facts)) as Arc<dyn KernelFacts>);
+    let capture = Kernel::new(pins, &node.run_dir, mechanism, logging, facts)
+        .with_context(|| format!("run_dir {}", node.run_dir.display()))?;
+    Ok(KernelParts { capture: Arc::new(capture), facts: known })
+}
+
+/// Kernel facts are a bonus: without them records lack a few fields, and nothing else changes.
+fn attach_facts(node: &Node) -> Option<Arc<Facts>> {
+    let Some(cgroup) = node.cgroup.clone().or_else(find_cgroup) else {
+        tracing::warn!("no cgroup2 hierarchy is mounted: records will have no kernel facts");
+        return None;
+    };
+    match Facts::attach(&cgroup) {
+        Ok(facts) => Some(Arc::new(facts)),
+        Err(error) => {
+            tracing::warn!(cgroup = %cgroup.display(), %error, "records will have no kernel facts");
+            None
+        }
+    }
+}
+
+fn authority(node: &Node) -> CaConfig {
+    CaConfig {
+        address: node.ca.address.clone(),
+        root: node.ca.root.clone(),
+        token: node.ca.token.clone(),
+        cluster: node.cluster.clone(),
+    }
+}
+
+fn on_shutdown(node: &Node) -> driver::OnShutdown {
+    match node.on_shutdown {
+        OnShutdown::Keep => driver::OnShutdown::Keep,
+        OnShutdown::Withdraw => driver::OnShutdown::Withdraw,
+    }
+}
+
+fn shards(
+    node: &Node,
+    feeds: &Feeds,
+    certs: &Certs,
+    metrics: &Metrics,
+    facts: Option<Arc<dyn KernelFacts>>,
+) -> anyhow::Result<(Shards, Threads)> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let deps = Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone() };
+    let traffic = metrics.traffic().clone();
+    let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
+    Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")
+}
+
+/// The configuration in force, and its parts for those who need only one.
+struct Feeds {
+    configs: watch::Sender<Arc<Config>>,
+    worlds: watch::Sender<Arc<World>>,
+    pods: watch::Sender<Arc<Vec<Arc<PodSpec>>>>,
+}
+
+impl Feeds {
+    fn new(config: Config) -> Self {
+        Self {
+            worlds: watch::Sender::new(Arc::clone(&config.world)),
+            pods: watch::Sender::new(Arc::clone(&config.pods)),
+            configs: watch::Sender::new(Arc::new(config)),
+        }
+    }
+}
+
+/// Follows the file. Policies are in force before a pod that they protect is served.
+fn follow(
+    path: &Path,
+    feeds: Feeds,
+    states: watch::Sender<LoadState>,
+    certs: Certs,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
+    let edits = file::watch::changes(path).with_context(|| format!("watching {}", path.display()))?;
+    let mut loaded = feeds.configs.subscribe();
+    tasks.spawn(file::watch::follow(edits, feeds.configs, states));
+    let (worlds, pods) = (feeds.worlds, feeds.pods);
+    tasks.spawn(async move {
+        while loaded.changed().await.is_ok() {
+            let config = Arc::clone(&loaded.borrow_and_update());
+            worlds.send_replace(Arc::clone(&config.world));
+            certs.keep_only(&config.identities);
+            pods.send_if_modified(|old| {
+                let changed = **old != *config.pods;
+                *old = Arc::clone(&config.pods);
+                changed
+            });
+        }
+        // Shutting down: what is in force stays in force while connections drain.
+        std::future::pending::<()>().await;
+    });
+    Ok(())
+}
+
+fn open_pages(view: &View, metrics: &Metrics, tasks: &Tasks) -> anyhow::Result<()> {
+    let node = &view.node;
+    let socket = server::bind_socket(&node.run_dir.join(ADMIN_SOCKET))?;
+    let scraped = server::bind(node.metrics, "metrics")?;
+    let asked = server::bind(node.readiness, "readiness")?;
+    let serve = |listener, router: Router| tasks.spawn(server::serve(listener, Arc::new(router), tasks.clone()));
+    serve(socket, pages::admin(view, metrics));
+    serve(scraped, pages::metrics(Router::new(), metrics));
+    serve(asked, view.ready.router());
+    Ok(())
+}
+
+/// Ready once every pod of the first configuration is enrolled.
+async fn mark_when_enrolled(gate: Gate, mut pods: watch::Receiver<Vec<PodStatus>>, wanted: Arc<Vec<Arc<PodSpec>>>) {
+    let enrolled = |pod: &PodStatus| matches!(pod.state, PodState::Enrolled | PodState::Adopted);
+    let all = |pods: &Vec<PodStatus>| {
+        wanted.iter().all(|spec| pods.iter().any(|pod| pod.spec.uid == spec.uid && enrolled(pod)))
+    };
+    if pods.wait_for(all).await.is_ok() {
+        gate.mark();
+    }
+}
+
+fn stop_signal(tasks: &Tasks) -> CancellationToken {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tasks.spawn(async move {
+        signal::termination().await;
+        tracing::info!("stopping: no new connections, open ones may end");
+        told.cancel();
+    });
+    stop
+}
+
+async fn end(node: &Node, threads: Threads, tasks: &Tasks) {
+    let joined = tokio::task::spawn_blocking(move || threads.join()).await;
+    if joined.is_err() {
+        tracing::error!("the shards could not be joined");
+    }
+    tasks.drain(LAST_CALL).await;
+    // Another start removes what is left.
+    std::fs::remove_file(node.run_dir.join(ADMIN_SOCKET)).ok();
+    tracing::info!("node agent stopped");
+}

@@ -1,6 +1,7 @@
 //! The operating system's room: namespaces, socket options, netlink. One of the two rooms where `unsafe` may live.
 
 pub mod caps;
+pub mod limits;
 pub mod netlink;
 pub mod netns;
 pub mod signal;

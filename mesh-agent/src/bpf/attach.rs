@@ -24,6 +24,23 @@ pub enum Mechanism {
     Clsact,
 }
 
+impl Mechanism {
+    /// Asks the kernel, not its version number: distributions backport.
+    pub fn detect() -> Self {
+        match SchedClassifier::query_tcx(c"lo", TcAttachType::Ingress) {
+            Ok(_) => Self::Tcx,
+            Err(_) => Self::Clsact,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
 /// One attachment: program, interface, direction, pin.
 struct Hook<'a> {
     program: &'static str,

@@ -68,17 +68,42 @@ fn note(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn key(ctx: &SockOpsContext, netns: u64) -> FactsKey {
+    let ops = ops(ctx);
+    // Every field is read before the family is looked at: the compiler would else select a pointer into the context and
+    // load through that, which the verifier refuses.
+    // SAFETY: the context is valid for the program's run; the verifier checks each field's offset.
+    let (local_v4, remote_v4, local_v6, remote_v6) = unsafe {
+        (
+            read(&raw const (*ops).local_ip4),
+            read(&raw const (*ops).remote_ip4),
+            words(&raw const (*ops).local_ip6),
+            words(&raw const (*ops).remote_ip6),
+        )
+    };
     let v4 = ctx.family() == AF_INET;
-    let local = if v4 { mapped(ctx.local_ip4().to_ne_bytes()) } else { bytes(ctx.local_ip6()) };
-    let remote = if v4 { mapped(ctx.remote_ip4().to_ne_bytes()) } else { bytes(ctx.remote_ip6()) };
     let flow = FlowKey {
-        local,
-        remote,
+        local: if v4 { mapped(local_v4.to_ne_bytes()) } else { bytes(local_v6) },
+        remote: if v4 { mapped(remote_v4.to_ne_bytes()) } else { bytes(remote_v6) },
         local_port: ctx.local_port() as u16,
         // In network byte order, in the upper or lower half depending on the architecture's view of the field.
         remote_port: u32::from_be(ctx.remote_port()) as u16,
     };
     FactsKey { netns, flow, reserved: 0 }
+}
+
+/// Reads one field of the context, in one load of its own.
+#[inline(always)]
+unsafe fn read(field: *const u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { core::ptr::read_volatile(field) }
+}
+
+/// Reads an IPv6 address of the context; its words must be loaded one by one.
+#[inline(always)]
+unsafe fn words(field: *const [u32; 4]) -> [u32; 4] {
+    let first: *const u32 = field.cast();
+    // SAFETY: the caller's, for all four words.
+    unsafe { [read(first), read(first.add(1)), read(first.add(2)), read(first.add(3))] }
 }
 
 #[inline(always)]

@@ -37,6 +37,14 @@ impl Books {
         let flows = live.iter().filter_map(Weak::upgrade).map(|record| Live::of(&record)).collect();
         Snapshot { shard: self.shard, flows }
     }
+
+    /// Open connections: outbound, inbound.
+    pub fn counts(&self) -> (usize, usize) {
+        let live = self.live.borrow();
+        let of_source = |record: &Weak<Record>| record.upgrade().is_some_and(|r| r.ends.reporter == Reporter::Source);
+        let outbound = live.iter().filter(|record| of_source(record)).count();
+        (outbound, live.len() - outbound)
+    }
 }
 
 impl Live {
@@ -50,14 +58,6 @@ impl Live {
             policy: record.policy.borrow().clone(),
             app_socket: record.app_socket.get(),
         }
-    }
-}
-
-impl Snapshot {
-    /// Open connections: outbound, inbound.
-    pub fn counts(&self) -> (usize, usize) {
-        let outbound = self.flows.iter().filter(|live| live.ends.reporter == Reporter::Source).count();
-        (outbound, self.flows.len() - outbound)
     }
 }
 

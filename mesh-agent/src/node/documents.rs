@@ -1,0 +1,137 @@
+//! The documents of the admin socket, made from the view at the moment they are asked for.
+
+use std::time::SystemTime;
+
+use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+
+use super::View;
+use crate::admin::documents::{Certificate, Config, Connections, Counter, Flows, Pod, Rejected, Status};
+use crate::bpf::attach::Mechanism;
+use crate::identity::certs::CertState;
+use crate::model::{Identity, WhenDown};
+use crate::pods::capture::Capture;
+use crate::pods::driver::{PodState, PodStatus};
+use crate::proxy::record::documents;
+
+pub(super) async fn status(view: &View) -> Status {
+    let pods = pods(view);
+    Status {
+        node: view.node.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_s: view.started.elapsed().as_secs(),
+        shards: u32::try_from(view.shards.count()).unwrap_or(u32::MAX),
+        pending: view.ready.pending(),
+        config: config(view),
+        pods,
+        certificates: certificates(view),
+        connections: connections(view).await,
+        capture: capture(view),
+        log_filter: view.log.current().unwrap_or_else(|error| error.to_string()),
+    }
+}
+
+pub(super) async fn flows(view: &View) -> Flows {
+    let snapshots = view.shards.ask(|books| books.snapshot()).await;
+    Flows { node: view.node.name.clone(), flows: documents(&snapshots, view.facts.as_deref()) }
+}
+
+pub(super) fn pods(view: &View) -> Vec<Pod> {
+    view.pods.borrow().iter().map(|status| pod(status, view.mechanism)).collect()
+}
+
+fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
+    let spec = &status.spec;
+    let (state, error) = match &status.state {
+        PodState::Enrolled => ("captured", None),
+        PodState::Adopted => ("captured (taken over)", None),
+        PodState::Draining => ("retiring", None),
+        PodState::Failed(error) => ("failed", Some(error.clone())),
+    };
+    let serving = matches!(status.state, PodState::Enrolled | PodState::Adopted);
+    Pod {
+        namespace: spec.namespace.clone(),
+        name: spec.name.clone(),
+        addresses: spec.addresses.iter().map(ToString::to_string).collect(),
+        netns: spec.netns.display().to_string(),
+        interface: spec.interface.clone(),
+        state: state.to_owned(),
+        capture: serving.then(|| mechanism.as_str().to_owned()),
+        when_down: match spec.when_down {
+            WhenDown::Refuse => "refuse".to_owned(),
+            WhenDown::Pass => "pass".to_owned(),
+        },
+        listeners: if serving { vec![OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT] } else { Vec::new() },
+        error,
+    }
+}
+
+pub(super) fn certificates(view: &View) -> Vec<Certificate> {
+    let now = SystemTime::now();
+    view.certs.list().into_iter().map(|(identity, state)| certificate(&identity, &state, now)).collect()
+}
+
+fn certificate(identity: &Identity, state: &CertState, now: SystemTime) -> Certificate {
+    let held = state.credentials.as_deref();
+    let name = match (held, &state.last_error) {
+        (Some(credentials), _) if credentials.valid_at(now) => "valid",
+        (Some(_), _) => "expired",
+        (None, Some(_)) => "failed",
+        (None, None) => "pending",
+    };
+    Certificate {
+        identity: identity.uri().to_owned(),
+        state: name.to_owned(),
+        serial: held.map(|credentials| credentials.serial.clone()),
+        expires_s: held.map(|credentials| seconds_until(credentials.validity.not_after, now)),
+        renews_s: state.next.map(|next| seconds_until(next, now)),
+        error: state.last_error.clone(),
+    }
+}
+
+/// Negative once `then` has passed.
+fn seconds_until(then: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |length: std::time::Duration| i64::try_from(length.as_secs()).unwrap_or(i64::MAX);
+    match then.duration_since(now) {
+        Ok(left) => seconds(left),
+        Err(passed) => -seconds(passed.duration()),
+    }
+}
+
+fn config(view: &View) -> Config {
+    let load = view.loads.borrow().clone();
+    let (workloads, services, policies) = view.configs.borrow().world.size();
+    let ago = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
+    Config {
+        file: load.path.display().to_string(),
+        loaded_s: ago(load.loaded),
+        workloads: workloads as u64,
+        services: services as u64,
+        policies: policies as u64,
+        rejected: load.rejected.map(|problems| Rejected {
+            ago_s: ago(load.read),
+            line: problems.problems.first().map(|problem| problem.line).filter(|line| *line > 0),
+            reason: problems.to_string(),
+        }),
+    }
+}
+
+async fn connections(view: &View) -> Connections {
+    let counts = view.shards.ask(|books| books.counts()).await;
+    let sum = |side: fn(&(usize, usize)) -> usize| counts.iter().map(side).sum::<usize>() as u64;
+    Connections { outbound: sum(|counts| counts.0), inbound: sum(|counts| counts.1) }
+}
+
+/// The capture counters of all pods together.
+fn capture(view: &View) -> Vec<Counter> {
+    let mut sums: Vec<Counter> = Vec::new();
+    for uid in view.pods.borrow().iter().map(|status| &status.spec.uid) {
+        for (name, value) in view.capture.counters(uid) {
+            match sums.iter_mut().find(|sum| sum.name == name) {
+                Some(sum) => sum.value += value,
+                None => sums.push(Counter { name: name.to_owned(), value }),
+            }
+        }
+    }
+    sums
+}

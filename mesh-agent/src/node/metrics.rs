@@ -1,0 +1,59 @@
+//! The metrics that the node as a whole owns, sampled when they are scraped.
+
+use std::time::UNIX_EPOCH;
+
+use super::View;
+use crate::pods::capture::Capture;
+use crate::pods::driver::PodState;
+use crate::telemetry::metrics::{Kind, Metrics, Samples};
+
+pub(super) fn register(metrics: &Metrics, view: &View) {
+    let add = |kind, name, help, sample: fn(&View, &mut Samples)| {
+        let view = view.clone();
+        metrics.sample(kind, name, help, move |out| sample(&view, out));
+    };
+    add(Kind::Gauge, "workload_manager_active_proxy_count", "Pods whose traffic the agent carries", active);
+    add(Kind::Gauge, "workload_manager_pending_proxy_count", "Pods that are to be enrolled and are not", pending);
+    add(Kind::Counter, "mesh_capture_events", "What the capture programs did, by pod and event", capture);
+    add(Kind::Gauge, "mesh_certificate_expiry_timestamp_seconds", "When each certificate expires", expiry);
+    add(Kind::Gauge, "mesh_config_rejected", "1 while the last edit of the file is refused", rejected);
+    add(Kind::Counter, "mesh_log_lines_dropped", "Log lines lost because their reader was too slow", dropped);
+}
+
+fn active(view: &View, out: &mut Samples) {
+    out.add(&[], count(view, |state| !matches!(state, PodState::Failed(_))));
+}
+
+fn pending(view: &View, out: &mut Samples) {
+    out.add(&[], count(view, |state| matches!(state, PodState::Failed(_))));
+}
+
+fn count(view: &View, wanted: impl Fn(&PodState) -> bool) -> f64 {
+    view.pods.borrow().iter().filter(|pod| wanted(&pod.state)).count() as f64
+}
+
+fn capture(view: &View, out: &mut Samples) {
+    for status in view.pods.borrow().iter() {
+        let pod = &status.spec;
+        for (event, value) in view.capture.counters(&pod.uid) {
+            out.add(&[("namespace", &pod.namespace), ("pod", &pod.name), ("event", event)], value as f64);
+        }
+    }
+}
+
+fn expiry(view: &View, out: &mut Samples) {
+    for (identity, state) in view.certs.list() {
+        if let Some(credentials) = state.credentials {
+            let at = credentials.validity.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+            out.add(&[("identity", identity.uri())], at.as_secs_f64());
+        }
+    }
+}
+
+fn rejected(view: &View, out: &mut Samples) {
+    out.add(&[], if view.loads.borrow().rejected.is_some() { 1.0 } else { 0.0 });
+}
+
+fn dropped(view: &View, out: &mut Samples) {
+    out.add(&[], view.log.dropped_lines() as f64);
+}
