@@ -26,7 +26,7 @@ impl Default for Digest {
 impl Digest {
     pub fn update(&mut self, mut data: &[u8]) {
         while let Some((first, rest)) = data.split_first() {
-            if self.bytes % 8 == 0
+            if self.bytes.is_multiple_of(8)
                 && let Some((word, rest)) = data.split_first_chunk::<8>()
             {
                 self.mix(u64::from_le_bytes(*word));
@@ -36,7 +36,7 @@ impl Digest {
             }
             self.pending |= u64::from(*first) << (8 * (self.bytes % 8));
             self.bytes += 1;
-            if self.bytes % 8 == 0 {
+            if self.bytes.is_multiple_of(8) {
                 let word = std::mem::take(&mut self.pending);
                 self.mix(word);
             }
@@ -60,11 +60,11 @@ pub fn pattern(to: &mut impl Write, length: u64) -> io::Result<Digest> {
     let (mut digest, mut state, mut buffer) = (Digest::default(), 0x9e37_79b9_7f4a_7c15_u64, vec![0; CHUNK]);
     let mut left = length;
     while left > 0 {
-        for word in buffer.chunks_exact_mut(8) {
+        for word in buffer.as_chunks_mut::<8>().0 {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes());
+            *word = state.to_le_bytes();
         }
         let piece = buffer.get(..left.min(CHUNK as u64) as usize).unwrap_or(&buffer);
         to.write_all(piece)?;

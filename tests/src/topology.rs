@@ -402,5 +402,5 @@ fn service_addresses(number: u8) -> Vec<IpAddr> {
 /// The number whose hexadecimal digits are the decimal digits of `number`, so that both families read alike.
 fn decimal(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+    ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
 }
