@@ -10,6 +10,7 @@ use crate::step::say;
 use sizes::Sizes;
 use source::Source;
 
+mod deps;
 mod fences;
 mod lexer;
 mod prose;
@@ -37,6 +38,8 @@ enum Rule {
     Tree,
     /// Generated code is what its source says.
     Fresh,
+    /// Dependencies are those that `deny.toml` lets in.
+    Depend,
 }
 
 /// What breaks a rule, and where.
@@ -53,9 +56,9 @@ impl Finding {
         Self { path: source.path.clone(), line, rule, text }
     }
 
-    /// About the repository, not a file.
-    fn whole(rule: Rule, text: String) -> Self {
-        Self { path: ".".into(), line: 1, rule, text }
+    /// About a file as a whole, or a folder.
+    fn about(path: &str, rule: Rule, text: String) -> Self {
+        Self { path: path.into(), line: 1, rule, text }
     }
 }
 
@@ -92,8 +95,9 @@ fn check(root: &Path) -> Result<(Vec<Finding>, String)> {
         prose::check(&source, &mut findings);
     }
     findings.extend(tree::unmapped(root)?);
+    findings.extend(deps::check(root)?);
     if let Err(error) = proto::generate(root, Mode::Check) {
-        findings.push(Finding::whole(Rule::Fresh, format!("{error:#}")));
+        findings.push(Finding::about("mesh-agent/proto", Rule::Fresh, format!("{error:#}")));
     }
     let report = sizes.report(&mut findings);
     Ok((findings, report))

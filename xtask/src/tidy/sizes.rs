@@ -43,7 +43,8 @@ impl Sizes {
         let mut part = |what: &str, lengths: &mut Vec<usize>, budget: usize| {
             let p90 = p90(lengths);
             if p90 > budget {
-                findings.push(Finding::whole(Rule::Size, format!("p90 of {what} is {p90} lines, {budget} at most")));
+                let text = format!("p90 of {what} is {p90} lines, {budget} at most");
+                findings.push(Finding::about(".", Rule::Size, text));
             }
             format!("{} {what}, p90 {p90} lines (at most {budget})", lengths.len())
         };

@@ -46,7 +46,7 @@ pub(super) fn entries(root: &Path) -> Result<Vec<Finding>> {
 }
 
 fn compare(names: &BTreeSet<String>) -> Vec<Finding> {
-    let finding = |path: &str, text: &str| Finding { path: path.into(), line: 1, rule: Rule::Tree, text: text.into() };
+    let finding = |path: &str, text: &str| Finding::about(path, Rule::Tree, text.into());
     let strange = names.iter().filter(|name| !TOP.contains(&name.as_str()) && !UNTRACKED.contains(&name.as_str()));
     let missing = TOP.iter().filter(|name| !names.contains(**name));
     strange
@@ -97,12 +97,7 @@ fn missing(map: &str, files: &[String]) -> Vec<Finding> {
         .filter(|(path, inner)| {
             !generated(path) && !inner.ends_with("tests.rs") && !map.contains(&format!("`{inner}`"))
         })
-        .map(|(path, inner)| Finding {
-            path: path.clone(),
-            line: 1,
-            rule: Rule::Tree,
-            text: format!("the code map of {MAP} has no `{inner}`"),
-        })
+        .map(|(path, inner)| Finding::about(path, Rule::Tree, format!("the code map of {MAP} has no `{inner}`")))
         .collect()
 }
 
