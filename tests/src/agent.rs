@@ -115,6 +115,11 @@ impl Agent {
         self.running()?.stop(STOP)
     }
 
+    /// Waits until it ends by itself or by somebody's signal, however long it takes.
+    pub fn wait_end(&self) -> Result<ExitStatus> {
+        self.running()?.wait_forever()
+    }
+
     /// SIGKILL.
     pub fn kill(&self) -> Result<()> {
         self.running()?.kill()

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use crate::authority::{Authority, Place, replace};
 use crate::binary;
 use crate::eventually::eventually;
 use crate::namespace::Namespace;
+use crate::nginx::Nginx;
+use crate::process::Process;
 use crate::sweep::Claim;
 use crate::topology::{Membership, Pod, Settings, Start, Topology, node_addresses, node_number, pod_addresses};
 use crate::wire::Wire;
@@ -178,6 +181,20 @@ impl Lab {
     pub fn wire(&self, node: &str) -> Result<Wire> {
         let (outside, _) = node_addresses(wiring::FABRIC);
         Wire::watch(&self.node(node).namespace, "eth0", outside.into())
+    }
+
+    /// nginx in the pod `name`, which answers on `port` with `body`; at `/whoami` with its client's address.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such pod.
+    pub fn nginx(&self, name: &str, port: u16, body: &str) -> Result<Nginx> {
+        Nginx::start(self.pod(name), port, body, &self.directory().join(format!("nginx-{name}-{port}")))
+    }
+
+    /// Starts a program in a pod or node, to be killed when what this gives is dropped. Its log is `NAME.log`.
+    pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
+        Process::spawn(name, command, &self.directory().join(format!("{name}.log")))
     }
 
     /// What the mesh is told now.

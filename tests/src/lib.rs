@@ -33,11 +33,13 @@
 //! | [`lab`] | the running lab |
 //! | [`namespace`] | running closures and programs inside a pod or node |
 //! | [`agent`], [`authority`], [`process`], [`log`], [`documents`] | the processes and what they say |
-//! | [`server`], [`socket`] | TCP servers and clients for pods |
+//! | [`server`], [`socket`], [`nginx`] | servers and clients for pods |
+//! | [`attach`] | agents for namespaces that someone else has made |
 //! | [`wire`] | what crosses a link |
 //! | [`sweep`] | removing labs, also those whose process was killed |
 
 pub mod agent;
+pub mod attach;
 pub mod authority;
 pub mod binary;
 pub mod documents;
@@ -46,6 +48,7 @@ mod http;
 pub mod lab;
 pub mod log;
 pub mod namespace;
+pub mod nginx;
 pub mod process;
 pub mod server;
 pub mod socket;
@@ -60,6 +63,7 @@ pub use eventually::eventually;
 pub use lab::{Lab, Node, RunningPod};
 pub use log::{Line, Log};
 pub use namespace::Namespace;
+pub use nginx::Nginx;
 pub use process::Process;
 pub use server::Server;
 pub use topology::{Membership, Pod, Service, Topology};

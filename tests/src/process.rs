@@ -80,6 +80,11 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
+    /// Waits until it ends by itself, however long it takes.
+    pub(crate) fn wait_forever(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait()?)
+    }
+
     fn kernel_pid(&self) -> Result<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a pid")
     }

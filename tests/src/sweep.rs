@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -170,9 +170,12 @@ fn on_signals() {
 fn end(signal: i32) {
     let mut own = own();
     for name in std::mem::take(&mut *own) {
+        eprintln!("removing the lab {name}");
         if let Err(error) = remove(&name) {
             eprintln!("lab {name} is not removed completely: {error:#}");
         }
     }
+    // Whoever inherits our children may not look after the dead ones.
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
     std::process::exit(128 + signal);
 }
