@@ -141,11 +141,16 @@ fn fits(linker: &Path) -> bool {
         && says("ldd".as_ref(), linker.as_os_str()).is_some_and(|list| list.contains(&format!("libLLVM.so.{LLVM}")))
 }
 
-/// Installs Debian packages without a question, and without starting the services they bring.
+/// Installs those of Debian's packages that are missing, without a question, and without starting the services they
+/// bring.
 fn install(root: &Path, packages: &[&str]) -> Result<()> {
-    let wanted = packages.join(" ");
     if on_path("apt-get").is_none() {
-        bail!("this is not Debian: install what its packages {wanted} have, then run again");
+        bail!("this is not Debian: install what its packages {} have, then run again", packages.join(" "));
+    }
+    let packages: Vec<_> = packages.iter().copied().filter(|package| !installed(package)).collect();
+    let wanted = packages.join(" ");
+    if packages.is_empty() {
+        return Ok(());
     }
     if !rustix::process::geteuid().is_root() {
         bail!("run as root, or install them yourself: apt-get install {wanted}");
@@ -159,10 +164,15 @@ fn install(root: &Path, packages: &[&str]) -> Result<()> {
     let _idle = Idle::services();
     // A source of no interest may be out of reach: what counts is whether the installation then succeeds.
     step::logged("apt-get update", &log, &mut apt(&["update"])).ok();
-    let arguments = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+    let arguments = [&["install", "--yes", "--no-install-recommends"], packages.as_slice()].concat();
     step::logged(&format!("apt-get install {wanted}"), &log, &mut apt(&arguments)).with_context(|| {
         format!("Debian's packages {wanted} could not be installed (LLVM {LLVM} is in bookworm-security)")
     })
+}
+
+fn installed(package: &str) -> bool {
+    let output = Command::new("dpkg-query").args(["--show", "--showformat", "${db:Status-Status}", package]).output();
+    output.is_ok_and(|output| output.stdout == b"installed")
 }
 
 /// While it lives, packages do not start their services (nginx would take port 80).
