@@ -1,0 +1,26 @@
+//! The agent that labs run: the release build.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{setup, step};
+
+/// Builds it, having seen to what the build needs.
+pub(crate) fn build(root: &Path) -> Result<PathBuf> {
+    setup::ensure(root)?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).args(["build", "--release", "--package", "mesh-agent"]);
+    step::run("building the agent (release)", &mut cargo)?;
+    path()
+}
+
+/// Where the build is: beside the profile that this program was built in.
+pub(crate) fn path() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("this program's own path")?;
+    let target = own.parent().and_then(Path::parent).context("cargo's target directory")?;
+    let agent = target.join("release/mesh-agent");
+    ensure!(agent.is_file(), "{} is not there; build it with `cargo build --release`", agent.display());
+    Ok(agent)
+}
