@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use std::{env, ops};
@@ -14,7 +14,7 @@ use std::{env, ops};
 use anyhow::{Context, Result, bail};
 
 use crate::step::{self, say};
-use crate::{setup, tidy};
+use crate::{lab, setup, tidy};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -89,15 +89,14 @@ fn unit(root: &Path) -> Tally {
 }
 
 fn end_to_end(root: &Path, filter: &str) -> Tally {
-    let agent = ["build", "--release", "--locked", "--quiet", "--package", "mesh-agent"];
-    let tally = check(step::run("building the agent (release)", cargo(root).args(agent)));
-    if tally.failed > 0 {
-        return tally;
-    }
+    let agent = match lab::agent::build(root) {
+        Ok(agent) => agent,
+        Err(error) => return check(Err(error)),
+    };
     // The whole workspace, as for the unit tests: another selection could mean other features, and new builds.
     let mut tests = cargo(root);
     tests.args(["test", "--workspace", "--test", "e2e", "--locked", "--quiet"]);
-    tests.env("MESH_AGENT_BIN", target(root).join("release/mesh-agent"));
+    tests.env(mesh_e2e::binary::VARIABLE, agent);
     if !filter.is_empty() {
         tests.args(["--", filter]);
     }
@@ -146,10 +145,6 @@ fn cargo(folder: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(folder).env_remove("MESH_EBPF");
     command
-}
-
-fn target(root: &Path) -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
 #[cfg(test)]
