@@ -13,7 +13,8 @@ use super::{agent, keeper};
 /// Builds the agent, starts a keeper for the described lab, and prints the agents' pids: these alone are on standard
 /// output, everything else goes to standard error.
 pub(super) fn run(root: &Path) -> Result<()> {
-    let mut output = File::from(rustix::io::dup(rustix::stdio::stdout())?);
+    // Not inherited by what is started: whoever reads our output waits for its end.
+    let mut output = File::from(rustix::stdio::stdout().try_clone_to_owned()?);
     rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
     // Said before anything is built.
     described::<ForeignPod>("LAB_PODS")?;
