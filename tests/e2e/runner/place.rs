@@ -1,0 +1,143 @@
+//! Where cases run: the lab that is there, started and removed as they want it.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Error, Result, ensure};
+use mesh_e2e::{Lab, Log, Topology, sweep};
+
+use super::case::{Body, Case, Fixture};
+use super::watch::{caught, limited};
+
+/// Lines of each log that a failure shows.
+const TAIL: usize = 25;
+
+/// The lab of the last case, if the next one may use it.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    shared: Option<Shared>,
+    /// Labs started so far; each has a name of its own, so that what is left of one stands in nobody's way.
+    started: u32,
+}
+
+/// A started fixture.
+#[derive(Debug)]
+struct Shared {
+    fixture: &'static str,
+    lab: Lab,
+}
+
+/// What the thread of a case gives back.
+struct Report {
+    shared: Option<Shared>,
+    result: Result<(), String>,
+}
+
+impl Place {
+    /// Runs a case; gives what there is to say of a failure.
+    pub(super) fn run(&mut self, case: &Case) -> Result<(), String> {
+        self.started += 1;
+        let name = format!("e2e{}-{}", std::process::id(), self.started);
+        let kept = self.shared.take();
+        let (mine, others): (Option<Shared>, Option<Shared>) = match case.body {
+            Body::Shared(fixture, _) if kept.as_ref().is_some_and(|kept| kept.fixture == fixture.name) => (kept, None),
+            Body::Shared(..) | Body::Fresh(..) | Body::Alone(_) => (None, kept),
+        };
+        drop(others);
+        let name = mine.as_ref().map_or(name, |mine| mine.lab.name().to_owned());
+        let (body, its_name) = (case.body, name.clone());
+        let report = limited(case.limit, move || match body {
+            Body::Shared(fixture, body) => shared(mine, fixture, body, &its_name),
+            Body::Fresh(topology, body) => fresh(topology, body, &its_name),
+            Body::Alone(body) => Report { shared: None, result: caught(body).map_err(|error| chain(&error)) },
+        });
+        match report {
+            Ok(Report { shared, result }) => {
+                self.shared = shared;
+                result
+            }
+            Err(hung) => Err(self::hung(&hung, &name)),
+        }
+    }
+}
+
+fn shared(kept: Option<Shared>, fixture: &Fixture, body: fn(&Lab) -> Result<()>, name: &str) -> Report {
+    let kept = match kept {
+        Some(kept) => Ok(kept),
+        None => start(fixture.topology, name).map(|lab| Shared { fixture: fixture.name, lab }),
+    };
+    let kept = match kept {
+        Ok(kept) => kept,
+        Err(error) => return Report { shared: None, result: Err(failure(&error, name)) },
+    };
+    let lab = &kept.lab;
+    let before = lab.world().clone();
+    let result = caught(|| body(lab)).and_then(|()| {
+        let stopped = lab.nodes().iter().find(|node| !node.agent().is_running());
+        ensure!(stopped.is_none(), "an agent does not run any more");
+        no_panic(name)?;
+        lab.publish(|world| *world = before).map(drop).context("back to the world before the case")
+    });
+    match result {
+        Ok(()) => Report { shared: Some(kept), result: Ok(()) },
+        Err(error) => Report { shared: None, result: Err(failure(&error, name)) },
+    }
+}
+
+fn fresh(topology: fn() -> Topology, body: fn(&mut Lab) -> Result<()>, name: &str) -> Report {
+    let result = start(topology, name).and_then(|mut lab| {
+        let result = caught(|| body(&mut lab)).and_then(|()| no_panic(name));
+        // The logs go with the lab.
+        result.map_err(|error| failure(&error, name)).map_err(Error::msg)
+    });
+    Report { shared: None, result: result.map_err(|error| chain(&error)) }
+}
+
+fn start(topology: fn() -> Topology, name: &str) -> Result<Lab> {
+    caught(|| Lab::start(topology().named(name))).context("starting the lab")
+}
+
+/// An agent may survive a panic of one of its tasks; a test does not.
+fn no_panic(lab: &str) -> Result<()> {
+    for (who, log) in logs(lab) {
+        let text = log.text();
+        let panic = text.lines().find(|line| line.contains("panicked at"));
+        ensure!(panic.is_none(), "{who}: {}", panic.unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// What is to be told of a case that never ended; its lab is removed under it.
+fn hung(error: &Error, lab: &str) -> String {
+    let text = failure(error, lab);
+    match sweep::remove(lab) {
+        Ok(()) => text,
+        Err(error) => format!("{text}\nits lab is not removed: {error:#}"),
+    }
+}
+
+fn failure(error: &Error, lab: &str) -> String {
+    let mut text = chain(error);
+    for (who, log) in logs(lab) {
+        // Writing to a string cannot fail.
+        write!(text, "\n  --- {who}\n{}", log.tail(TAIL)).ok();
+    }
+    text
+}
+
+fn chain(error: &Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\n  because: ")
+}
+
+/// The logs of a lab: `NAME/*/*.log`.
+fn logs(lab: &str) -> Vec<(String, Log)> {
+    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries(&sweep::directory(lab)).flat_map(|directory| entries(&directory).collect::<Vec<_>>());
+    let mut logs: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .map(|path| (path.display().to_string(), Log::at(&path)))
+        .collect();
+    logs.sort_by(|a, b| a.0.cmp(&b.0));
+    logs
+}
