@@ -38,6 +38,17 @@ impl Flow {
             remote_port: self.destination_port,
         }
     }
+
+    /// The connection as the packet's receiver sees it.
+    #[inline(always)]
+    pub const fn as_receiver(&self) -> FlowKey {
+        FlowKey {
+            local: self.destination,
+            remote: self.source,
+            local_port: self.destination_port,
+            remote_port: self.source_port,
+        }
+    }
 }
 
 /// What to do with a packet that leaves the pod.

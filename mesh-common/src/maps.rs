@@ -5,6 +5,8 @@ pub mod names {
     pub const CONFIG: &str = "config";
     pub const PREEXISTING: &str = "preexisting";
     pub const COUNTERS: &str = "counters";
+    pub const LISTENERS: &str = "listeners";
+    pub const REOPENED: &str = "reopened";
     pub const ENROLLED: &str = "enrolled";
     pub const FACTS: &str = "facts";
 }
@@ -98,6 +100,29 @@ pub struct ConnFacts {
     /// TCP states (`BPF_TCP_*`) before and after the last change.
     pub old_state: u32,
     pub new_state: u32,
+}
+
+/// Index of a pod's listener in the `listeners` map, and value of `reopened`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerIndex {
+    Outbound = 0,
+    Plaintext = 1,
+    Hbone = 2,
+}
+
+impl ListenerIndex {
+    pub const COUNT: u32 = 3;
+
+    /// The listener on this port of the agent.
+    #[inline(always)]
+    pub const fn of(port: u16) -> Self {
+        match port {
+            crate::abi::OUTBOUND_PORT => Self::Outbound,
+            crate::abi::HBONE_PORT => Self::Hbone,
+            _ => Self::Plaintext,
+        }
+    }
 }
 
 /// Index of a counter in the `counters` map.

@@ -1,9 +1,10 @@
 //! The kernel's half of the agent: thin entry points in `bin/`, packet reading in [`packet`], socket look-ups and packet
-//! actions in [`act`], counting in [`count`]. What to do is decided by `mesh_common::classify`.
+//! actions in [`act`], the key of a socket look-up in [`lookup`], counting in [`count`]. What to do is decided by `mesh_common::classify`.
 #![no_std]
 
 pub mod act;
 pub mod count;
+pub mod lookup;
 pub mod packet;
 
 /// BPF programs cannot unwind; the verifier proves that this is never reached.

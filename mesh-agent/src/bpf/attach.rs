@@ -5,6 +5,8 @@
 //! what it finds, atomically, so that there is no moment without capture.
 
 use std::ffi::CString;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -12,7 +14,7 @@ use aya::programs::tc::{
     NlOptions, SchedClassifier, SchedClassifierLink, TcAttach, TcAttachType, TcHandle, qdisc_add_clsact,
     qdisc_detach_program,
 };
-use aya::programs::{LinkOrder, ProgramError};
+use aya::programs::{LinkOrder, ProgramError, SkLookup};
 
 use super::BpfError;
 use super::object::Capture;
@@ -48,6 +50,8 @@ struct Hook<'a> {
     direction: TcAttachType,
 }
 
+const REOPEN: &str = "reopen";
+
 /// Priority and handle of our filters, by which a second start finds them.
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x539);
@@ -77,6 +81,24 @@ pub fn attach(capture: &mut Capture, interface: &str, pins: &Path, mechanism: Me
             Mechanism::Clsact => attach_clsact(program, &hook)?,
         }
     }
+    Ok(())
+}
+
+/// Attaches the socket look-up of reopened connections to the namespace, in the place of a former agent's.
+pub fn attach_lookup(capture: &mut Capture, netns: BorrowedFd<'_>, pins: &Path) -> Result<(), BpfError> {
+    let failed = |cause| BpfError::Program { name: REOPEN.to_owned(), cause };
+    let program: &mut SkLookup =
+        capture.object.program_mut(REOPEN).ok_or(BpfError::Missing(REOPEN))?.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    let id = program.attach(netns).map_err(failed)?;
+    let link = FdLink::from(program.take_link(id).map_err(failed)?);
+    let pin = pins.join(REOPEN);
+    // The former agent's look-up knew its listeners, which are gone.
+    match std::fs::remove_file(&pin) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(BpfError::File { path: pin, cause }),
+        _ => {}
+    }
+    link.pin(&pin).map_err(|cause| BpfError::Pin { path: pin, cause })?;
     Ok(())
 }
 

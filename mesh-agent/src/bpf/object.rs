@@ -1,12 +1,13 @@
 //! Loading the embedded objects, and the maps that go with a pod.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData, SockMap};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use mesh_common::maps::{FlowKey, Phase, PodConfig, names};
+use mesh_common::maps::{FlowKey, ListenerIndex, Phase, PodConfig, names};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::BpfError;
@@ -81,6 +82,14 @@ impl Capture {
     /// The configuration in force.
     pub fn configured(&mut self) -> Result<PodConfig, BpfError> {
         self.config()?.get(&0, 0).map_err(|cause| BpfError::Map { name: names::CONFIG, cause })
+    }
+
+    /// Names the listeners for connections that reopen an old one's addresses (the programs' `reopen`).
+    pub fn listen_with(&mut self, listeners: [(ListenerIndex, &TcpListener); 3]) -> Result<(), BpfError> {
+        let fail = |cause| BpfError::Map { name: names::LISTENERS, cause };
+        let map = self.object.map_mut(names::LISTENERS).ok_or(BpfError::Missing(names::LISTENERS))?;
+        let mut map = SockMap::try_from(map).map_err(fail)?;
+        listeners.iter().try_for_each(|(index, listener)| map.set(*index as u32, *listener, 0)).map_err(fail)
     }
 
     fn config(&mut self) -> Result<Array<&mut MapData, PodConfig>, BpfError> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
-use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+use mesh_common::maps::{ListenerIndex, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
 
 use super::namespace;
 use super::record::{Records, Undo};
@@ -138,7 +138,7 @@ impl Kernel {
         namespace::routing(Change::Add)
     }
 
-    fn start(&self, spec: &PodSpec) -> Result<Origin, CaptureError> {
+    fn start(&self, spec: &PodSpec, netns: &Netns, listeners: &[PodListeners]) -> Result<Origin, CaptureError> {
         let pins = self.pins.pod(&spec.uid);
         let mut loaded = Loaded::load(&pins, self.logging)?;
         let phase = match loaded.origin {
@@ -146,6 +146,14 @@ impl Kernel {
             Origin::Adopted => phase_of(&loaded.configured()?),
         };
         loaded.configure(&config(spec, phase)?)?;
+        if let Some(first) = listeners.first() {
+            loaded.listen_with([
+                (ListenerIndex::Outbound, &first.outbound),
+                (ListenerIndex::Plaintext, &first.plaintext),
+                (ListenerIndex::Hbone, &first.hbone),
+            ])?;
+        }
+        attach::attach_lookup(&mut loaded, netns.as_fd(), &pins)?;
         attach::attach(&mut loaded, &spec.interface, &pins, self.mechanism)?;
         if self.logging == Logging::On {
             loaded.forward_log(&spec.uid)?;
@@ -179,7 +187,8 @@ impl Capture for Kernel {
         let inside = || -> Result<_, CaptureError> {
             let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
             self.prepare(spec).map_err(system("preparing the pod's namespace"))?;
-            Ok((listeners, self.start(spec)?))
+            let origin = self.start(spec, &netns, &listeners)?;
+            Ok((listeners, origin))
         };
         let (listeners, origin) = netns.run(inside).map_err(entering(&spec.netns))??;
         self.watch_facts(&spec.uid, &listeners);

@@ -10,15 +10,16 @@
 #![no_main]
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, map, sk_lookup};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
+use aya_ebpf::programs::{SkLookupContext, TcContext};
 use aya_log_ebpf::debug;
 use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, MARK_MASK, OUTBOUND_PORT};
 use mesh_common::classify::{self, Egress, Flow, Ingress};
-use mesh_common::maps::{Counter, FlowKey, PodConfig};
+use mesh_common::maps::{Counter, FlowKey, ListenerIndex, PodConfig};
 use mesh_ebpf::act::{Listener, Owner, Then, listener, mark, owner, to_own_stack};
 use mesh_ebpf::count::count;
+use mesh_ebpf::lookup;
 use mesh_ebpf::packet::{Family, Packet, read};
 
 /// 1 while debugging; 0 lets the verifier remove every log line.
@@ -38,6 +39,14 @@ static PREEXISTING: HashMap<FlowKey, u8> = HashMap::with_max_entries(65536, NO_P
 
 #[map(name = "counters")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+
+/// The first shard's listeners; the kernel spreads connections over those that share the port.
+#[map(name = "listeners")]
+static LISTENERS: SockMap = SockMap::with_max_entries(ListenerIndex::COUNT, 0);
+
+/// New connections whose addresses an old one still occupies, and the listener each is for.
+#[map(name = "reopened")]
+static REOPENED: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(4096, 0);
 
 #[inline(always)]
 fn logging() -> bool {
@@ -104,7 +113,7 @@ pub fn lo_ingress(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     match read(&ctx) {
-        Packet::Tcp(flow, family) if flow.opens() => match listener(&ctx, &flow, family, OUTBOUND_PORT, Then::Assign) {
+        Packet::Tcp(flow, family) if flow.opens() => match give(&ctx, &flow, family, OUTBOUND_PORT) {
             Listener::Found => TC_ACT_UNSPEC,
             Listener::Missing => dropped(Counter::NoListener),
         },
@@ -148,11 +157,44 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
     if logging() {
         debug!(ctx, "inbound to port {}", flow.destination_port);
     }
-    match listener(ctx, flow, family, port, Then::Assign) {
+    match give(ctx, flow, family, port) {
         Listener::Found => TC_ACT_UNSPEC,
         Listener::Missing => without_listener(config),
     }
 }
+
+/// Gives a packet to the agent's listener on `port`.
+///
+/// A SYN whose addresses belong to a socket already, mostly one in TIME_WAIT, must meet that socket first: given to a
+/// listener directly it would be dropped without a word for as long as the old socket lives (the kernel refuses a
+/// second request with the same addresses). The stack decides as it does for any SYN, and when it then looks for a
+/// listener, [`reopen`] names the right one.
+#[inline(always)]
+fn give(ctx: &TcContext, flow: &Flow, family: Family, port: u16) -> Listener {
+    if flow.opens() && owner(ctx, flow, family) == Owner::Connection {
+        let index = ListenerIndex::of(port) as u32;
+        // A full map evicts its oldest; the peer repeats a SYN that is lost by that.
+        let _ = REOPENED.insert(&flow.as_receiver(), &index, 0);
+        return listener(ctx, flow, family, port, Then::Nothing);
+    }
+    listener(ctx, flow, family, port, Then::Assign)
+}
+
+/// Finds the listener for connections that [`give`] left to the stack. All other look-ups are the pod's own affair.
+#[sk_lookup]
+pub fn reopen(ctx: SkLookupContext) -> u32 {
+    let Some(key) = lookup::key(&ctx) else { return SK_PASS };
+    let Some(index) = REOPENED.get_ptr(&key) else { return SK_PASS };
+    // SAFETY: a value of an LRU map stays readable while the program runs, even if it is evicted.
+    let index = unsafe { *index };
+    let _ = REOPENED.remove(&key);
+    // Without the agent's listener there must be no other: an application's own would get what is not meant for it.
+    if LISTENERS.redirect_sk_lookup(&ctx, index, 0).is_ok() { SK_PASS } else { SK_DROP }
+}
+
+/// `enum sk_action` (linux/bpf.h).
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
 
 #[inline(always)]
 fn without_listener(config: &PodConfig) -> i32 {

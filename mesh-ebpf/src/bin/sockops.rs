@@ -12,8 +12,8 @@ use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::{map, sock_ops};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::SockOpsContext;
-use mesh_common::maps::{Address, ConnFacts, FactsKey, FlowKey, mapped};
-use mesh_ebpf as _;
+use mesh_common::maps::{ConnFacts, FactsKey, FlowKey, mapped};
+use mesh_ebpf::lookup::{bytes, read, words};
 
 const AF_INET: u32 = 2;
 
@@ -89,27 +89,6 @@ fn key(ctx: &SockOpsContext, netns: u64) -> FactsKey {
         remote_port: u32::from_be(ctx.remote_port()) as u16,
     };
     FactsKey { netns, flow, reserved: 0 }
-}
-
-/// Reads one field of the context, in one load of its own.
-#[inline(always)]
-unsafe fn read(field: *const u32) -> u32 {
-    // SAFETY: the caller's.
-    unsafe { core::ptr::read_volatile(field) }
-}
-
-/// Reads an IPv6 address of the context; its words must be loaded one by one.
-#[inline(always)]
-unsafe fn words(field: *const [u32; 4]) -> [u32; 4] {
-    let first: *const u32 = field.cast();
-    // SAFETY: the caller's, for all four words.
-    unsafe { [read(first), read(first.add(1)), read(first.add(2)), read(first.add(3))] }
-}
-
-#[inline(always)]
-fn bytes(words: [u32; 4]) -> Address {
-    let [a, b, c, d] = words.map(u32::to_ne_bytes);
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
 }
 
 #[inline(always)]
