@@ -84,8 +84,9 @@ fn checks(root: &Path) -> Tally {
 }
 
 fn unit(root: &Path) -> Tally {
-    let tests = ["test", "--workspace", "--lib", "--bins", "--locked", "--quiet", "--no-fail-fast"];
-    tests_of("unit tests", cargo(root).args(tests))
+    let mut tests = cargo(root);
+    tests.args(["test", "--workspace", "--lib", "--bins", "--test", "examples"]);
+    tests_of("unit tests", tests.args(["--locked", "--quiet", "--no-fail-fast"]))
 }
 
 fn end_to_end(root: &Path, filter: &str) -> Tally {
