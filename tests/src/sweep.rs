@@ -128,6 +128,16 @@ pub fn remove(name: &str) -> Result<()> {
     }
 }
 
+/// What there is of the lab `name`: namespaces, directories and mounts. Nothing, once it is removed.
+pub fn leftovers(name: &str) -> Result<Vec<String>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let directory = directory(name);
+    let below = format!("{}/", directory.display());
+    let mounted = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|place| place.starts_with(&below));
+    let left = directory.exists().then(|| directory.display().to_string());
+    Ok(namespaces(name).into_iter().chain(mounted.map(str::to_owned)).chain(left).collect())
+}
+
 fn own() -> MutexGuard<'static, BTreeSet<String>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
