@@ -10,6 +10,8 @@ pub mod readahead;
 pub mod server;
 pub mod stream;
 
+pub use h2::Error as Http2Error;
+
 use std::time::Duration;
 
 /// Receive window of one stream, in bytes: what one stalled reader can make us hold.

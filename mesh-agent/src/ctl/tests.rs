@@ -1,3 +1,5 @@
+//! `ctl` against a real admin server.
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;

@@ -44,7 +44,7 @@ pub enum CaError {
     #[error("the certificate authority's answer is not usable: {0}")]
     Answer(#[from] BadChain),
     #[error("making the key: {0}")]
-    Key(#[from] rcgen::Error),
+    Key(#[from] csr::NoRequest),
 }
 
 /// tonic's errors say what went wrong only in their sources.

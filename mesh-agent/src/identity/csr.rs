@@ -6,6 +6,11 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::model::Identity;
 
+/// The key or the request could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NoRequest(#[from] rcgen::Error);
+
 /// A key and the request that goes with it.
 pub struct Request {
     key: KeyPair,
@@ -33,11 +38,11 @@ impl std::fmt::Debug for Request {
 }
 
 /// Makes a key and a request for `identity`.
-pub fn request(identity: &Identity) -> Result<Request, rcgen::Error> {
+pub fn request(identity: &Identity) -> Result<Request, NoRequest> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(identity.uri().try_into()?)];
+    params.subject_alt_names = vec![SanType::URI(identity.uri().try_into().map_err(NoRequest)?)];
     let csr = params.serialize_request(&key)?.pem()?;
     Ok(Request { key, csr })
 }

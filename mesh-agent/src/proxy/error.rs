@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::copy::Broken;
 use super::record::{Flag, Outcome};
+use crate::hbone::Http2Error;
 use crate::hbone::client::OpenError;
 use crate::hbone::head::BadHead;
 use crate::identity::{CertError, TlsFailure};
@@ -28,7 +29,7 @@ pub(super) enum Error {
     #[error("tls: {0}")]
     Tls(TlsFailure),
     #[error("http2: {0}")]
-    Http2(h2::Error),
+    Http2(Http2Error),
     /// A dial that several connections waited for.
     #[error(transparent)]
     Dial(Rc<Error>),

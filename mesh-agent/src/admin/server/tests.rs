@@ -1,3 +1,5 @@
+//! What a client of the admin server can see and do.
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;

@@ -20,6 +20,11 @@ const WORKLOADS: &str = "workloads:
 - {name: client, service_account: client, addresses: [10.0.0.1], node: n1}
 ";
 
+/// A file with a node, workloads, and this.
+fn with(rest: &str) -> String {
+    format!("{NODE}{WORKLOADS}{rest}")
+}
+
 fn read(text: &str) -> Result<Config, String> {
     let path = Path::new("node.yaml");
     let file: Result<NodeFile, _> = parse(path, text);
@@ -28,7 +33,6 @@ fn read(text: &str) -> Result<Config, String> {
 
 #[test]
 fn mistakes() {
-    let with = |rest: &str| format!("{NODE}{WORKLOADS}{rest}");
     let cases = [
         ("empty", String::new(), "node.yaml: the file is empty"),
         ("tab", format!("{NODE}pods:\n\t- name: x\n"), "node.yaml:6: indented with a tab"),

@@ -1,3 +1,5 @@
+//! Records: counters, access log, table of live flows.
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -1,3 +1,5 @@
+//! The traffic metrics, as a scraper sees them.
+
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
