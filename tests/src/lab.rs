@@ -28,6 +28,13 @@ use crate::world::World;
 /// How long a changed world may take until it is in force everywhere.
 const PUBLISH: Duration = Duration::from_secs(10);
 
+/// Fails, with the reason in words, unless we are root.
+pub fn require_root() -> Result<()> {
+    let root = rustix::process::geteuid().is_root();
+    ensure!(root, "root is needed: the lab makes network namespaces, and the agent loads eBPF programs");
+    Ok(())
+}
+
 /// Nodes, pods, the authority and the agents. Dropping it kills and removes all of it.
 #[derive(Debug)]
 pub struct Lab {
@@ -68,10 +75,7 @@ impl Lab {
     /// Builds everything, starts the authority and (unless the topology says otherwise) the agents, and waits until
     /// the agents are ready, every enrolled pod is captured and has its certificate.
     pub fn start(mut topology: Topology) -> Result<Self> {
-        ensure!(
-            rustix::process::geteuid().is_root(),
-            "the lab needs root: it makes network namespaces and the agent loads eBPF programs"
-        );
+        require_root()?;
         topology.assign_addresses();
         let binary = topology.settings.binary.clone().map_or_else(binary::find, Ok)?;
         let claim = Claim::new(&topology.settings.name.clone().unwrap_or_else(fresh_name))?;
@@ -179,8 +183,7 @@ impl Lab {
     ///
     /// When there is no such node.
     pub fn wire(&self, node: &str) -> Result<Wire> {
-        let (outside, _) = node_addresses(wiring::FABRIC);
-        Wire::watch(&self.node(node).namespace, "eth0", outside.into())
+        self.wire_in(&self.node(node).namespace, "eth0")
     }
 
     /// nginx in the pod `name`, which answers on `port` with `body`; at `/whoami` with its client's address.
@@ -195,6 +198,12 @@ impl Lab {
     /// Starts a program in a pod or node, to be killed when what this gives is dropped. Its log is `NAME.log`.
     pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
         Process::spawn(name, command, &self.directory().join(format!("{name}.log")))
+    }
+
+    /// Watches any link, in a pod or node, through which the outside host is reached.
+    pub fn wire_in(&self, place: &Namespace, interface: &str) -> Result<Wire> {
+        let (outside, _) = node_addresses(wiring::FABRIC);
+        Wire::watch(place, interface, outside.into())
     }
 
     /// What the mesh is told now.
@@ -237,12 +246,25 @@ impl Lab {
     pub fn add_pod(&mut self, mut pod: Pod) -> Result<()> {
         let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let number = node_number(&names, &pod.node);
-        let taken = self.world().pods.iter().filter(|other| other.node == pod.node).count();
-        pod.addresses = pod_addresses(number, 10 + u8::try_from(taken)?);
+        let taken: Vec<_> = self.world().pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
+        let free =
+            (10..=250).map(|at| pod_addresses(number, at)).find(|all| !all.iter().any(|one| taken.contains(one)));
+        pod.addresses = free.context("all addresses of the node are taken")?;
         self.claim.add_namespaces([pod.name.as_str()].into_iter())?;
         let running = join(&self.claim, &pod, &names, &self.nodes)?;
         self.pods.push(running);
         self.publish(|world| world.pods.push(pod)).map(drop)
+    }
+
+    /// Deletes a pod as a node does when the pod ends, without telling the mesh: for that, publish a world without it.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such pod.
+    pub fn delete_pod(&mut self, name: &str) -> Result<()> {
+        let at = self.pods.iter().position(|pod| pod.name == name);
+        let pod = self.pods.remove(at.unwrap_or_else(|| panic!("the lab has no pod {name}")));
+        wiring::batch(None, &format!("netns del {}\n", pod.netns()))
     }
 
     /// The ends of all logs, under headings: for whoever reports a failure.
@@ -346,7 +368,7 @@ impl Node {
     }
 
     fn check_pods(&self, world: &World) -> Result<()> {
-        let status = self.agent.status()?;
+        let status = self.agent.quick_status()?;
         let wanted = |pod: &&Pod| pod.node == self.name && pod.membership == Membership::Enrolled;
         for pod in world.pods.iter().filter(wanted) {
             let found = status.pod(&pod.name).with_context(|| format!("pod {} is not enrolled", pod.name))?;
@@ -358,7 +380,7 @@ impl Node {
     }
 
     fn check_certificates(&self) -> Result<()> {
-        let status = self.agent.status()?;
+        let status = self.agent.quick_status()?;
         let missing = status.certificates.iter().find(|certificate| certificate.state != "valid");
         missing.map_or(Ok(()), |found| bail!("{}: {} {:?}", found.identity, found.state, found.error))
     }

@@ -60,7 +60,7 @@ pub mod world;
 
 pub use agent::Agent;
 pub use eventually::eventually;
-pub use lab::{Lab, Node, RunningPod};
+pub use lab::{Lab, Node, RunningPod, require_root};
 pub use log::{Line, Log};
 pub use namespace::Namespace;
 pub use nginx::Nginx;

@@ -138,11 +138,6 @@ impl Namespace {
         self.serve(port, move |stream, _| crate::socket::pattern(&mut &*stream, length).map(drop))
     }
 
-    /// Pids of the processes that live in the namespace.
-    pub fn pids(&self) -> Result<Vec<i32>> {
-        pids(&self.name)
-    }
-
     /// The value of a sysctl such as `net.ipv4.ip_forward` inside.
     pub fn sysctl(&self, name: &str) -> Result<String> {
         let file = sysctl_file(name);
@@ -158,13 +153,6 @@ impl Namespace {
             })
         })
     }
-}
-
-/// Pids of the processes in the namespace called `name`.
-pub(crate) fn pids(name: &str) -> Result<Vec<i32>> {
-    let output = Command::new("ip").args(["netns", "pids", name]).output().context("ip")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
 fn path(name: &str) -> PathBuf {

@@ -1,7 +1,7 @@
 //! What tests do with TCP streams: known bytes, their digest, and ways to end a connection.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Bytes moved at once.
@@ -90,6 +90,14 @@ pub fn drain(from: &mut impl Read) -> io::Result<Digest> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// An IPv4 address as it looks to an IPv6 socket: `::ffff:a.b.c.d`.
+pub fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,6 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::eventually::until;
-use crate::namespace::pids;
 use crate::wiring;
 
 /// Directory of all labs of the machine.
@@ -99,33 +99,42 @@ pub fn remove_left_behind() -> Result<()> {
     left_behind().iter().try_for_each(|name| remove(name))
 }
 
-/// Kills the processes of the lab `name`, whoever started them, and removes its mounts, namespaces and files.
+/// Kills the processes of the lab `name`, whoever started them, and removes its mounts, namespaces and files. Goes on
+/// where something cannot be removed, and tells the first failure.
 pub fn remove(name: &str) -> Result<()> {
     let namespaces = namespaces(name);
-    for namespace in &namespaces {
-        for pid in pids(namespace)? {
-            if let Some(pid) = Pid::from_raw(pid) {
-                // It may have ended just now.
-                kill_process(pid, Signal::KILL).ok();
-            }
-        }
+    for pid in inhabitants(&namespaces) {
+        // It may have ended just now.
+        kill_process(pid, Signal::KILL).ok();
     }
-    until(Duration::from_secs(5), "killed processes are still there", || {
-        namespaces.iter().all(|namespace| pids(namespace).is_ok_and(|pids| pids.is_empty()))
-    })?;
+    let empty = || inhabitants(&namespaces).is_empty();
+    let ended = until(Duration::from_secs(5), "killed processes are still there", empty);
     let directory = directory(name);
     for node in fs::read_dir(&directory).into_iter().flatten().flatten() {
         // Not every entry holds a mount.
         unmount(node.path().join("bpf"), UnmountFlags::DETACH).ok();
     }
     let lines: String = namespaces.iter().map(|namespace| format!("netns del {namespace}\n")).collect();
-    wiring::batch(None, &lines)?;
-    match fs::remove_dir_all(&directory) {
+    let deleted = wiring::batch(None, &lines);
+    let cleared = match fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| directory.display().to_string())
         }
         _ => Ok(()),
-    }
+    };
+    ended.and(deleted).and(cleared)
+}
+
+/// The processes that live in any of these namespaces.
+fn inhabitants(namespaces: &[String]) -> Vec<Pid> {
+    let inode = |name: &String| fs::metadata(Path::new(NAMESPACES).join(name)).ok().map(|meta| meta.ino());
+    let homes: BTreeSet<String> = namespaces.iter().filter_map(inode).map(|inode| format!("net:[{inode}]")).collect();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lives_there = |directory: &Path| {
+        fs::read_link(directory.join("ns/net")).is_ok_and(|home| home.to_str().is_some_and(|home| homes.contains(home)))
+    };
+    let at_home = processes.filter(|entry| lives_there(&entry.path()));
+    at_home.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)).collect()
 }
 
 /// What there is of the lab `name`: namespaces, directories and mounts. Nothing, once it is removed.

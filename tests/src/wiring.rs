@@ -25,7 +25,8 @@ const EVERYWHERE: [(&str, &str); 6] = [
 ];
 const NODES: [(&str, &str); 2] = [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
 
-/// Runs `ip` commands, one a line, in a namespace or (to make namespaces) in our own.
+/// Runs `ip` commands, one a line, in a namespace or (to make namespaces) in our own. One that fails does not keep the
+/// rest from being run.
 pub(crate) fn batch(namespace: Option<&Namespace>, lines: &str) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
@@ -34,14 +35,14 @@ pub(crate) fn batch(namespace: Option<&Namespace>, lines: &str) -> Result<()> {
     if let Some(namespace) = namespace {
         command.args(["-n", namespace.netns()]);
     }
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(["-force", "-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("ip (Debian package iproute2)")?;
     if let Some(mut input) = child.stdin.take() {
         input.write_all(lines.as_bytes())?;
     }
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!("ip: {}of\n{lines}", String::from_utf8_lossy(&output.stderr));
+        bail!("ip: {}these were the lines:\n{lines}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::{setup, step};
 
 /// Builds it, having seen to what the build needs.
 pub(crate) fn build(root: &Path) -> Result<PathBuf> {
+    mesh_e2e::require_root()?;
     setup::ensure(root)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root).args(["build", "--release", "--package", "mesh-agent"]);
