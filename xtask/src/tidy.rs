@@ -11,6 +11,7 @@ use sizes::Sizes;
 use source::Source;
 
 mod deps;
+mod docs;
 mod fences;
 mod lexer;
 mod prose;
@@ -28,7 +29,7 @@ enum Rule {
     Fence,
     /// Files and functions are short.
     Size,
-    /// A file says what it is.
+    /// A file says what it is, and what a user may write is documented.
     Doc,
     /// Unsafe code says why it is sound.
     Safety,
@@ -96,6 +97,7 @@ fn check(root: &Path) -> Result<(Vec<Finding>, String)> {
     }
     findings.extend(tree::unmapped(root)?);
     findings.extend(deps::check(root)?);
+    findings.extend(docs::check(root)?);
     if let Err(error) = proto::generate(root, Mode::Check) {
         findings.push(Finding::about("mesh-agent/proto", Rule::Fresh, format!("{error:#}")));
     }
