@@ -126,7 +126,7 @@ impl Attached {
 /// How many pods the agent has captured. A pod that failed is an error, and so is a missing certificate.
 fn captured(agent: &Agent) -> Result<usize> {
     let status = agent.status()?;
-    if let Some(failed) = status.pods.iter().find(|pod| pod.state != "captured") {
+    if let Some(failed) = status.pods.iter().find(|pod| !pod.state.starts_with("captured")) {
         bail!("pod {} is {}: {}", failed.name, failed.state, failed.error.as_deref().unwrap_or("no reason yet"));
     }
     if let Some(missing) = status.certificates.iter().find(|certificate| certificate.state != "valid") {

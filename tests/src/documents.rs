@@ -39,7 +39,7 @@ pub struct Rejected {
 pub struct Pod {
     pub namespace: String,
     pub name: String,
-    /// `captured` when it is enrolled.
+    /// `captured` when it is enrolled, `captured (taken over)` when a former agent had enrolled it.
     pub state: String,
     /// `tcx` or `clsact`.
     pub capture: Option<String>,

@@ -30,7 +30,7 @@
 //! |---|---|
 //! | [`topology`] | what a lab is made of |
 //! | [`world`] | what the mesh is told, as YAML |
-//! | [`lab`] | the running lab |
+//! | [`lab`], [`place`] | the running lab, its nodes and pods |
 //! | [`namespace`] | running closures and programs inside a pod or node |
 //! | [`agent`], [`authority`], [`process`], [`log`], [`documents`] | the processes and what they say |
 //! | [`server`], [`socket`], [`nginx`] | servers and clients for pods |
@@ -49,6 +49,7 @@ pub mod lab;
 pub mod log;
 pub mod namespace;
 pub mod nginx;
+pub mod place;
 pub mod process;
 pub mod server;
 pub mod socket;
@@ -60,10 +61,11 @@ pub mod world;
 
 pub use agent::Agent;
 pub use eventually::eventually;
-pub use lab::{Lab, Node, RunningPod, require_root};
+pub use lab::{Lab, require_root};
 pub use log::{Line, Log};
 pub use namespace::Namespace;
 pub use nginx::Nginx;
+pub use place::{Node, RunningPod};
 pub use process::Process;
 pub use server::Server;
 pub use topology::{Membership, Pod, Service, Topology};

@@ -9,10 +9,19 @@
 //! | service J | `10.50.0.J` | `fd00:50::J` |
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+
+mod addresses;
+mod pod;
+mod service;
+
+use addresses::service_addresses;
+pub(crate) use addresses::{node_addresses, node_number, pod_addresses};
+pub use pod::{Membership, Pod};
+use service::Headless;
+pub use service::Service;
 
 /// A lab to be started.
 #[derive(Clone, Debug)]
@@ -55,58 +64,6 @@ pub enum Start {
 pub enum LogFormat {
     Json,
     Text,
-}
-
-/// What the mesh knows of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Membership {
-    /// In the mesh and captured by its node's agent.
-    Enrolled,
-    /// A known workload outside the mesh, spoken to in plaintext.
-    Plain,
-    /// Not in the mesh's configuration at all.
-    Unknown,
-}
-
-/// A pod: where it lives and what the mesh is told of it.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    pub name: String,
-    pub node: String,
-    pub namespace: String,
-    pub service_account: String,
-    pub membership: Membership,
-    pub labels: BTreeMap<String, String>,
-    pub probe_ports: Vec<u16>,
-    /// `refuse` or `pass`.
-    pub when_down: String,
-    /// Assigned when the lab starts.
-    pub addresses: Vec<IpAddr>,
-    /// Further fields of its entry under `workloads`.
-    pub more: Map<String, Value>,
-}
-
-/// A service.
-#[derive(Clone, Debug)]
-pub struct Service {
-    pub name: String,
-    pub namespace: String,
-    /// Assigned when the lab starts, unless [`Service::headless`].
-    pub addresses: Vec<IpAddr>,
-    /// Port and target port.
-    pub ports: Vec<(u16, u16)>,
-    pub selector: BTreeMap<String, String>,
-    /// Endpoints by name, as `namespace/name`.
-    pub endpoints: Vec<String>,
-    /// Further fields of its entry.
-    pub more: Map<String, Value>,
-    pub(crate) headless: Headless,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Headless {
-    Yes,
-    No,
 }
 
 impl Default for Topology {
@@ -240,167 +197,4 @@ impl Topology {
             }
         }
     }
-}
-
-impl Pod {
-    /// A captured pod of namespace `default`, whose service account has the pod's name.
-    pub fn new(name: &str, node: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            node: node.to_owned(),
-            namespace: "default".to_owned(),
-            service_account: name.to_owned(),
-            membership: Membership::Enrolled,
-            labels: BTreeMap::new(),
-            probe_ports: Vec::new(),
-            when_down: "refuse".to_owned(),
-            addresses: Vec::new(),
-            more: Map::new(),
-        }
-    }
-
-    #[must_use]
-    pub fn namespace(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.namespace);
-        self
-    }
-
-    #[must_use]
-    pub fn service_account(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.service_account);
-        self
-    }
-
-    #[must_use]
-    pub fn label(mut self, key: &str, value: &str) -> Self {
-        self.labels.insert(key.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Outside the mesh, but known to it.
-    #[must_use]
-    pub fn plain(mut self) -> Self {
-        self.membership = Membership::Plain;
-        self
-    }
-
-    /// Nothing that the mesh knows of.
-    #[must_use]
-    pub fn unknown(mut self) -> Self {
-        self.membership = Membership::Unknown;
-        self
-    }
-
-    /// A port that the kubelet probes.
-    #[must_use]
-    pub fn probe(mut self, port: u16) -> Self {
-        self.probe_ports.push(port);
-        self
-    }
-
-    /// Fails open: traffic passes uncaptured while no agent runs.
-    #[must_use]
-    pub fn passes_when_down(mut self) -> Self {
-        "pass".clone_into(&mut self.when_down);
-        self
-    }
-
-    /// A further field of its entry under `workloads`, such as `healthy`, `capacity` or `locality`.
-    #[must_use]
-    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(field.to_owned(), value.into());
-        self
-    }
-
-    /// `spiffe://` and the rest, for the trust domain that the lab has by default.
-    pub fn identity(&self) -> String {
-        self.identity_in("cluster.local")
-    }
-
-    pub(crate) fn identity_in(&self, trust_domain: &str) -> String {
-        format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.service_account)
-    }
-}
-
-impl Service {
-    /// A service of namespace `default` with addresses of both families.
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            namespace: "default".to_owned(),
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            selector: BTreeMap::new(),
-            endpoints: Vec::new(),
-            more: Map::new(),
-            headless: Headless::No,
-        }
-    }
-
-    #[must_use]
-    pub fn namespace(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.namespace);
-        self
-    }
-
-    #[must_use]
-    pub fn port(mut self, port: u16, target_port: u16) -> Self {
-        self.ports.push((port, target_port));
-        self
-    }
-
-    /// Pods of its namespace with this label are endpoints.
-    #[must_use]
-    pub fn selects(mut self, key: &str, value: &str) -> Self {
-        self.selector.insert(key.to_owned(), value.to_owned());
-        self
-    }
-
-    /// A pod that is an endpoint whatever its labels, as `namespace/name`.
-    #[must_use]
-    pub fn endpoint(mut self, name: &str) -> Self {
-        self.endpoints.push(name.to_owned());
-        self
-    }
-
-    /// No addresses of its own.
-    #[must_use]
-    pub fn headless(mut self) -> Self {
-        self.headless = Headless::Yes;
-        self
-    }
-
-    /// A further field of its entry, such as `publish_not_ready`.
-    #[must_use]
-    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(field.to_owned(), value.into());
-        self
-    }
-}
-
-/// The node's number, from 1; 0 for one that does not exist, which starting the lab refuses.
-pub(crate) fn node_number(nodes: &[String], name: &str) -> u8 {
-    let at = nodes.iter().position(|node| node == name);
-    at.and_then(|at| u8::try_from(at + 1).ok()).unwrap_or_default()
-}
-
-pub(crate) fn node_addresses(number: u8) -> (Ipv4Addr, Ipv6Addr) {
-    let v6 = Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, u16::from(number));
-    (Ipv4Addr::new(172, 30, 0, number), v6)
-}
-
-pub(crate) fn pod_addresses(node: u8, number: u8) -> Vec<IpAddr> {
-    let v6 = Ipv6Addr::new(0xfd00, 0x40, u16::from(node), 0, 0, 0, 0, decimal(number));
-    vec![Ipv4Addr::new(10, 40, node, number).into(), v6.into()]
-}
-
-fn service_addresses(number: u8) -> Vec<IpAddr> {
-    let v6 = Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, decimal(number));
-    vec![Ipv4Addr::new(10, 50, 0, number).into(), v6.into()]
-}
-
-/// The number whose hexadecimal digits are the decimal digits of `number`, so that both families read alike.
-fn decimal(number: u8) -> u16 {
-    let number = u16::from(number);
-    ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
 }
