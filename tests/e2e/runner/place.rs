@@ -11,7 +11,7 @@ use super::case::{Body, Case, Fixture};
 use super::watch::{caught, limited};
 
 /// Lines of each log that a failure shows.
-const TAIL: usize = 25;
+const TAIL: usize = 12;
 
 /// The lab of the last case, if the next one may use it.
 #[derive(Debug, Default)]
