@@ -55,24 +55,22 @@ pub(crate) fn ensure(root: &Path) -> Result<()> {
 fn prepare(root: &Path, report: Report) -> Result<()> {
     let found = |what: String| {
         if report == Report::Everything {
-            say(format_args!("{what}"));
+            say(what);
         }
     };
-    found(format!("programs: {}", programs(root)?));
-    found(format!("core's source: {}", source(root)?.display()));
-    found(format!("bpf-linker {LINKER} with LLVM {LLVM}: {}", linker(root)?.display()));
-    Ok(())
-}
-
-/// Every program on the path, or installed.
-fn programs(root: &Path) -> Result<String> {
-    let mut missing: Vec<_> =
-        PROGRAMS.iter().filter(|(program, _)| on_path(program).is_none()).map(|(_, package)| *package).collect();
-    missing.dedup();
-    if !missing.is_empty() {
-        install(root, &missing)?;
+    let linker = fitting_linker(root);
+    let missing = PROGRAMS.iter().filter(|(program, _)| on_path(program).is_none());
+    let mut packages: Vec<_> = missing.map(|(_, package)| *package).collect();
+    packages.dedup();
+    if linker.is_none() {
+        packages.extend(LINKER_PACKAGES);
     }
-    Ok(PROGRAMS.map(|(program, _)| program).join(" "))
+    install(root, &packages)?;
+    found(format!("programs: {}", PROGRAMS.map(|(program, _)| program).join(" ")));
+    found(format!("core's source: {}", source(root)?.display()));
+    let linker = linker.map_or_else(|| compile_linker(root), Ok)?;
+    found(format!("bpf-linker {LINKER} with LLVM {LLVM}: {}", linker.display()));
+    Ok(())
 }
 
 /// Where the source of `core` is; rustup's first, then Debian's, which build.rs finds by a link to its compiler.
@@ -108,30 +106,29 @@ fn sysroot(rustc: &Path, root: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
-/// Ours, or one on the path that is as good, or else compiled now.
-fn linker(root: &Path) -> Result<PathBuf> {
+/// Ours, or one on the path that is as good.
+fn fitting_linker(root: &Path) -> Option<PathBuf> {
+    let candidates = [Some(root.join("target/tools/bin/bpf-linker")), on_path("bpf-linker")];
+    candidates.into_iter().flatten().find(|linker| fits(linker))
+}
+
+fn compile_linker(root: &Path) -> Result<PathBuf> {
     let tools = root.join("target/tools");
-    let ours = tools.join("bin/bpf-linker");
-    if fits(&ours) {
-        return Ok(ours);
-    }
-    if let Some(other) = on_path("bpf-linker").filter(|other| fits(other)) {
-        return Ok(other);
-    }
-    install(root, &LINKER_PACKAGES)?;
-    let prefix = format!("/usr/lib/llvm-{LLVM}");
+    let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
     let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([format!("{prefix}/bin").into()].into_iter().chain(env::split_paths(&path)))?;
+    let path = env::join_paths([prefix.join("bin"), tools.join("bin")].into_iter().chain(env::split_paths(&path)))?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Outside the workspace, so that none of its configuration steers this build.
-    cargo.current_dir("/").env("LLVM_PREFIX", prefix).env("PATH", path).env_remove("CARGO_TARGET_DIR");
-    cargo.args(["install", "bpf-linker", "--version", LINKER, "--no-default-features", "--force"]);
+    cargo.current_dir("/").env("LLVM_PREFIX", prefix).env("PATH", path);
+    cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTUP_TOOLCHAIN_SOURCE");
+    cargo.args(["install", "bpf-linker", "--version", LINKER, "--locked", "--no-default-features", "--force"]);
     cargo.args(["--features", &format!("llvm-{LLVM}"), "--root"]).arg(&tools);
     step::run("compiling bpf-linker (once; a minute or two)", &mut cargo)?;
-    if !fits(&ours) {
-        bail!("{} does not run with LLVM {LLVM}", ours.display());
+    let linker = tools.join("bin/bpf-linker");
+    if !fits(&linker) {
+        bail!("{} does not run with LLVM {LLVM}", linker.display());
     }
-    Ok(ours)
+    Ok(linker)
 }
 
 /// The pinned version, and linked with the LLVM that the compiler has: another one cannot read its bitcode.
@@ -147,13 +144,13 @@ fn fits(linker: &Path) -> bool {
 /// Installs those of Debian's packages that are missing, without a question, and without starting the services they
 /// bring.
 fn install(root: &Path, packages: &[&str]) -> Result<()> {
-    if on_path("apt-get").is_none() {
-        bail!("this is not Debian: install what its packages {} have, then run again", packages.join(" "));
-    }
     let packages: Vec<_> = packages.iter().copied().filter(|package| !installed(package)).collect();
     let wanted = packages.join(" ");
     if packages.is_empty() {
         return Ok(());
+    }
+    if on_path("apt-get").is_none() {
+        bail!("this is not Debian: install what its packages {wanted} have, then run again");
     }
     if !rustix::process::geteuid().is_root() {
         bail!("run as root, or install them yourself: apt-get install {wanted}");
