@@ -1,0 +1,80 @@
+//! What the agents use: CPU time and memory, as the kernel counts them.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// The unit of CPU times in `/proc`: `USER_HZ`, which is the same on all architectures that matter here.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Which memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resident {
+    Now,
+    /// The most since the process began.
+    Peak,
+}
+
+/// Seconds of CPU that these processes have used so far, in user mode and in the kernel. All threads count, also those
+/// that have ended, which their own lines under `task/` would no longer tell.
+pub(super) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    let used = |pid: &u32| ticks(&read(*pid, "stat")?).with_context(|| format!("the CPU time of process {pid}"));
+    let ticks: f64 = pids.iter().map(used).sum::<Result<f64>>()?;
+    Ok(ticks / TICKS_PER_SECOND)
+}
+
+/// The resident memory of these processes together, in MiB.
+pub(super) fn mebibytes(pids: &[u32], which: Resident) -> Result<f64> {
+    let field = match which {
+        Resident::Now => "VmRSS:",
+        Resident::Peak => "VmHWM:",
+    };
+    let used =
+        |pid: &u32| kibibytes(&read(*pid, "status")?, field).with_context(|| format!("the memory of process {pid}"));
+    let kibibytes: f64 = pids.iter().map(used).sum::<Result<f64>>()?;
+    Ok(kibibytes / 1024.0)
+}
+
+fn read(pid: u32, file: &str) -> Result<String> {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("process {pid} is gone"))
+}
+
+/// `utime` and `stime`. The program's name, in parentheses, may hold anything.
+fn ticks(stat: &str) -> Option<f64> {
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut times = after.split_whitespace().skip(11).map(str::parse::<f64>);
+    Some(times.next()?.ok()? + times.next()?.ok()?)
+}
+
+fn kibibytes(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_follow_a_name_that_holds_anything() {
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 3 0 250 75 9 9 20 0 3 0 12345 1000 200 18446744073709551615";
+        assert_eq!(ticks(stat), Some(325.0));
+        assert_eq!(ticks("42 (a) S 1"), None);
+    }
+
+    #[test]
+    fn memory_by_field() {
+        let status = "Name:\ta\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\n";
+        assert_eq!(kibibytes(status, "VmRSS:"), Some(10240.0));
+        assert_eq!(kibibytes(status, "VmHWM:"), Some(20480.0));
+        assert_eq!(kibibytes(status, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn this_process_uses_something() {
+        let own = [std::process::id()];
+        assert!(cpu_seconds(&own).is_ok());
+        assert!(mebibytes(&own, Resident::Now).unwrap() > 0.0);
+        assert!(cpu_seconds(&[u32::MAX]).is_err());
+    }
+}
