@@ -38,23 +38,47 @@ impl Pins {
         self.root.join("pods").join(file_name(id))
     }
 
-    /// Removes a pod's pins. What was attached through them alone is detached by that.
+    /// Removes a pod's pins, of whatever layout. What was attached through them alone is detached by that.
     pub fn remove_pod(&self, id: &str) -> Result<(), BpfError> {
-        let path = self.pod(id);
-        match fs::remove_dir_all(&path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(BpfError::File { path, cause }),
-            _ => Ok(()),
+        self.remove_other_layouts(id)?;
+        remove(self.pod(id))
+    }
+
+    /// Removes what agents with another ABI number pinned for the pod; called once the pod is captured by this one.
+    pub fn remove_other_layouts(&self, id: &str) -> Result<(), BpfError> {
+        for layout in self.other_layouts() {
+            remove(layout.join("pods").join(file_name(id)))?;
+            remove_if_empty(&layout);
         }
+        Ok(())
+    }
+
+    fn other_layouts(&self) -> Vec<PathBuf> {
+        let Some(node) = self.root.parent() else { return Vec::new() };
+        let layouts = fs::read_dir(node).into_iter().flatten().flatten().map(|entry| entry.path());
+        layouts.filter(|layout| *layout != self.root).collect()
     }
 
     /// Removes the agent's directories if they are empty.
     pub fn remove_if_empty(&self) {
-        let pods = self.root.join("pods");
-        // rmdir fails on what is not empty, and that is the point.
-        for directory in [Some(pods.as_path()), Some(self.root.as_path()), self.root.parent()].into_iter().flatten() {
-            fs::remove_dir(directory).ok();
+        remove_if_empty(&self.root);
+        if let Some(node) = self.root.parent() {
+            fs::remove_dir(node).ok();
         }
     }
+}
+
+fn remove(directory: PathBuf) -> Result<(), BpfError> {
+    match fs::remove_dir_all(&directory) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(BpfError::File { path: directory, cause }),
+        _ => Ok(()),
+    }
+}
+
+/// Removes one layout's directories. rmdir fails on what is not empty, and that is the point.
+fn remove_if_empty(layout: &Path) {
+    fs::remove_dir(layout.join("pods")).ok();
+    fs::remove_dir(layout).ok();
 }
 
 /// A name that the BPF file system takes: it refuses dots.

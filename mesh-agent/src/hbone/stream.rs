@@ -1,9 +1,11 @@
 //! The bytes of one CONNECT stream: two independent directions with HTTP/2 flow control.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use tokio::sync::oneshot;
 
 use super::client::Slot;
 
@@ -78,6 +80,17 @@ impl Sender {
         self.inner.send_data(Bytes::new(), true).map_err(StreamError::from)
     }
 
+    /// Cuts the stream as [`Sender::reset`] does, but not before what was sent has left, or `limit` has passed. (h2
+    /// throws away what is queued on a stream that is reset.)
+    pub async fn reset_after_data(&mut self, limit: Duration) {
+        let (mark, passed) = oneshot::channel();
+        if self.inner.send_data(Bytes::from_owner(Mark { _dropped_when_sent: mark }), false).is_ok() {
+            // The mark's end is dropped with its frame, when that has been written; there is nothing to receive.
+            tokio::time::timeout(limit, passed).await.ok();
+        }
+        self.reset();
+    }
+
     /// Cuts the stream: the application on this side reset its connection.
     pub fn reset(&mut self) {
         self.inner.send_reset(Reason::CONNECT_ERROR);
@@ -89,6 +102,17 @@ impl Sender {
             Ok(reason) => Poll::Ready(StreamError::Reset(reason)),
             Err(error) => Poll::Ready(error.into()),
         }
+    }
+}
+
+/// An empty frame that tells when the frames before it are gone.
+struct Mark {
+    _dropped_when_sent: oneshot::Sender<()>,
+}
+
+impl AsRef<[u8]> for Mark {
+    fn as_ref(&self) -> &[u8] {
+        &[]
     }
 }
 

@@ -18,7 +18,7 @@ use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::bpf::{BpfError, counters};
 use crate::model::{PodSpec, WhenDown};
 use crate::proxy::shard::PodListeners;
-use crate::sys::netlink::Change;
+use crate::sys::netlink::{Change, LO_NAME, clsact};
 use crate::sys::netns::Netns;
 use crate::sys::socket::{listen, netns_cookie};
 
@@ -127,6 +127,14 @@ impl Kernel {
             clsact: self.mechanism == Mechanism::Clsact,
             ..Undo::default()
         });
+        if undo.clsact {
+            for interface in [LO_NAME, &spec.interface] {
+                let noted = undo.own_qdisc.iter().any(|own| own == interface);
+                if !noted && !clsact::present(interface)? {
+                    undo.own_qdisc.push(interface.to_owned());
+                }
+            }
+        }
         for (path, value) in namespace::present(&wanted)? {
             // The first value noted is the one that was there before us.
             if !undo.sysctls.iter().any(|(noted, _)| *noted == path) {
@@ -155,6 +163,7 @@ impl Kernel {
         }
         attach::attach_lookup(&mut loaded, netns.as_fd(), &pins)?;
         attach::attach(&mut loaded, &spec.interface, &pins, self.mechanism)?;
+        self.pins.remove_other_layouts(&spec.uid)?;
         if self.logging == Logging::On {
             loaded.forward_log(&spec.uid)?;
         }
@@ -169,6 +178,10 @@ impl Kernel {
     fn undo(&self, undo: &Undo) -> io::Result<()> {
         if undo.clsact {
             attach::detach_clsact(&undo.interface).ok();
+        }
+        for interface in &undo.own_qdisc {
+            // An interface that is gone took its discipline with it.
+            clsact::remove_if_unused(interface).ok();
         }
         namespace::routing(Change::Remove)?;
         for (path, value) in &undo.sysctls {

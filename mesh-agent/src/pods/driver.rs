@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +62,8 @@ pub struct Driver<C> {
     settings: Settings,
     pods: HashMap<Arc<str>, PodStatus>,
     statuses: watch::Sender<Vec<PodStatus>>,
+    /// Pods whose connections are ending; each gives its uid when they have.
+    leaving: FuturesUnordered<BoxFuture<'static, Arc<str>>>,
     /// Pods left by a former agent and not dealt with yet.
     left_behind: Vec<Arc<str>>,
 }
@@ -68,7 +73,8 @@ impl<C: Capture> Driver<C> {
     pub fn new(capture: Arc<C>, shards: Shards, settings: Settings) -> (Self, watch::Receiver<Vec<PodStatus>>) {
         let (statuses, reader) = watch::channel(Vec::new());
         let left_behind = capture.left_behind();
-        (Self { capture, shards, settings, pods: HashMap::new(), statuses, left_behind }, reader)
+        let (pods, leaving) = (HashMap::new(), FuturesUnordered::new());
+        (Self { capture, shards, settings, pods, statuses, leaving, left_behind }, reader)
     }
 
     /// Follows `desired` until `stop`, then ends as the settings say.
@@ -84,6 +90,8 @@ impl<C: Capture> Driver<C> {
                         stop.cancelled().await;
                     }
                 }
+                // A failure is noted and tried again by the next round.
+                Some(uid) = self.leaving.next() => drop(self.remove(uid).await),
                 () = tokio::time::sleep(wait), if !settled => {}
                 () = stop.cancelled() => {}
             }
@@ -107,9 +115,12 @@ impl<C: Capture> Driver<C> {
     }
 
     fn observed(&self) -> Vec<Observed> {
-        let enrolled = self.pods.values().filter(|pod| !matches!(pod.state, PodState::Failed(_)));
-        let left = self.left_behind.iter().map(|uid| Observed::LeftBehind(Arc::clone(uid)));
-        enrolled.map(|pod| Observed::Enrolled(Arc::clone(&pod.spec))).chain(left).collect()
+        let present = self.pods.values().filter_map(|pod| match pod.state {
+            PodState::Enrolled | PodState::Adopted => Some(Observed::Enrolled(Arc::clone(&pod.spec))),
+            PodState::Draining => Some(Observed::Leaving(Arc::clone(&pod.spec.uid))),
+            PodState::Failed(_) => None,
+        });
+        present.chain(self.left_behind.iter().map(|uid| Observed::LeftBehind(Arc::clone(uid)))).collect()
     }
 
     async fn execute(&mut self, step: Step) -> Result<(), ()> {
@@ -124,7 +135,14 @@ impl<C: Capture> Driver<C> {
                 let result = blocking(move || capture.reconfigure(&changed)).await;
                 self.note(spec, result.map(|()| PodState::Enrolled))
             }
-            Step::Withdraw(uid) => self.withdraw(uid).await,
+            Step::Withdraw(uid) => {
+                self.release(&uid, self.settings.drain).await;
+                Ok(())
+            }
+            Step::Evict(uid) => {
+                self.shards.retire(&uid, Duration::ZERO).await;
+                self.remove(uid).await
+            }
             Step::Discard(uid) => {
                 let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
                 self.left_behind.retain(|left| *left != uid);
@@ -162,20 +180,29 @@ impl<C: Capture> Driver<C> {
         outcome
     }
 
-    /// New connections pass, captured ones get time to end, then every trace is removed.
-    async fn withdraw(&mut self, uid: Arc<str>) -> Result<(), ()> {
-        if let Some(pod) = self.pods.get_mut(&uid) {
+    /// New connections pass; open ones get time to end, which is waited for among `leaving`.
+    async fn release(&mut self, uid: &Arc<str>, drain: Duration) {
+        if let Some(pod) = self.pods.get_mut(uid) {
             pod.state = PodState::Draining;
         }
         self.report();
-        let (capture, leaving) = (Arc::clone(&self.capture), Arc::clone(&uid));
+        let (capture, leaving) = (Arc::clone(&self.capture), Arc::clone(uid));
         if let Err(error) = blocking(move || capture.release(&leaving)).await {
             tracing::debug!(pod = %uid, %error, "the pod's programs are gone already");
         }
-        self.shards.retire(&uid, self.settings.drain).await;
+        let (shards, uid) = (self.shards.clone(), Arc::clone(uid));
+        self.leaving.push(Box::pin(async move {
+            shards.retire(&uid, drain).await;
+            uid
+        }));
+    }
+
+    /// Removes every trace of a pod that no connection uses any more.
+    async fn remove(&mut self, uid: Arc<str>) -> Result<(), ()> {
         let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
         let result = blocking(move || capture.withdraw(&gone)).await;
         self.pods.remove(&uid);
+        self.report();
         match result {
             Ok(()) => {
                 tracing::info!(pod = %uid, "pod withdrawn");
@@ -200,7 +227,9 @@ impl<C: Capture> Driver<C> {
     }
 
     async fn end(mut self) {
-        let uids: Vec<Arc<str>> = self.pods.keys().cloned().collect();
+        let present = |pod: &PodStatus| matches!(pod.state, PodState::Enrolled | PodState::Adopted);
+        let uids: Vec<Arc<str>> =
+            self.pods.values().filter(|pod| present(pod)).map(|pod| Arc::clone(&pod.spec.uid)).collect();
         match self.settings.on_shutdown {
             OnShutdown::Keep => {
                 let retiring = uids.iter().map(|uid| self.shards.retire(uid, self.settings.drain));
@@ -208,10 +237,13 @@ impl<C: Capture> Driver<C> {
             }
             OnShutdown::Withdraw => {
                 for uid in uids {
-                    // Each failure is logged where it happens.
-                    self.withdraw(uid).await.ok();
+                    self.release(&uid, self.settings.drain).await;
                 }
             }
+        }
+        while let Some(uid) = self.leaving.next().await {
+            // Each failure is logged where it happens.
+            self.remove(uid).await.ok();
         }
         self.shards.stop();
     }

@@ -1,6 +1,6 @@
 //! What has to be done so that the pods that are enrolled are those that should be. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::model::PodSpec;
@@ -9,6 +9,8 @@ use crate::model::PodSpec;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
     Enrolled(Arc<PodSpec>),
+    /// On its way out: its connections are ending. What is wanted of it waits for that.
+    Leaving(Arc<str>),
     /// Only its uid is known for sure; enrolling it again adopts what is there.
     LeftBehind(Arc<str>),
 }
@@ -17,7 +19,7 @@ impl Observed {
     fn uid(&self) -> &Arc<str> {
         match self {
             Self::Enrolled(spec) => &spec.uid,
-            Self::LeftBehind(uid) => uid,
+            Self::Leaving(uid) | Self::LeftBehind(uid) => uid,
         }
     }
 }
@@ -25,7 +27,10 @@ impl Observed {
 /// One thing to do. Steps are in an order that is safe to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// New connections pass, open ones get time to end, then every trace is removed.
     Withdraw(Arc<str>),
+    /// Removes every trace at once: the pod is another one under the same name, the old one is gone.
+    Evict(Arc<str>),
     /// Removes what a former process left of a pod that should not be enrolled.
     Discard(Arc<str>),
     Enrol(Arc<PodSpec>),
@@ -37,25 +42,26 @@ pub enum Step {
 pub fn plan(desired: &[Arc<PodSpec>], observed: &[Observed]) -> Vec<Step> {
     let wanted: HashMap<&str, &Arc<PodSpec>> = desired.iter().map(|spec| (&*spec.uid, spec)).collect();
     let (mut away, mut change) = (Vec::new(), Vec::new());
-    let mut present: HashMap<&str, &Observed> = HashMap::new();
+    let mut settled: HashSet<&str> = HashSet::new();
     for pod in observed {
         match (pod, wanted.get(&**pod.uid())) {
             (Observed::LeftBehind(uid), None) => away.push(Step::Discard(Arc::clone(uid))),
             // Enrolling adopts it.
             (Observed::LeftBehind(_), Some(_)) => {}
+            (Observed::Leaving(uid), _) => drop(settled.insert(uid)),
             (Observed::Enrolled(spec), None) => away.push(Step::Withdraw(Arc::clone(&spec.uid))),
             (Observed::Enrolled(spec), Some(wanted)) if moved(spec, wanted) => {
-                away.push(Step::Withdraw(Arc::clone(&spec.uid)));
+                away.push(Step::Evict(Arc::clone(&spec.uid)));
             }
             (Observed::Enrolled(spec), Some(wanted)) => {
-                present.insert(&spec.uid, pod);
+                settled.insert(&spec.uid);
                 if spec != *wanted {
                     change.push(Step::Reconfigure(Arc::clone(wanted)));
                 }
             }
         }
     }
-    let missing = desired.iter().filter(|spec| !present.contains_key(&*spec.uid));
+    let missing = desired.iter().filter(|spec| !settled.contains(&*spec.uid));
     let enrol = missing.map(|spec| Step::Enrol(Arc::clone(spec)));
     away.into_iter().chain(change).chain(enrol).collect()
 }
@@ -102,7 +108,9 @@ mod tests {
             (vec![], vec![left("a")], vec![Step::Discard("a".into())]),
             (vec![&a], vec![left("a")], vec![Step::Enrol(Arc::clone(&a))]),
             (vec![&a_probed], vec![on(&a)], vec![Step::Reconfigure(Arc::clone(&a_probed))]),
-            (vec![&a_moved], vec![on(&a)], vec![Step::Withdraw("a".into()), Step::Enrol(Arc::clone(&a_moved))]),
+            (vec![&a_moved], vec![on(&a)], vec![Step::Evict("a".into()), Step::Enrol(Arc::clone(&a_moved))]),
+            (vec![&a], vec![Observed::Leaving("a".into())], vec![]),
+            (vec![&b], vec![Observed::Leaving("a".into())], vec![Step::Enrol(Arc::clone(&b))]),
             (vec![&b], vec![on(&a)], vec![Step::Withdraw("a".into()), Step::Enrol(Arc::clone(&b))]),
         ];
         for (desired, observed, expected) in cases {
@@ -115,7 +123,7 @@ mod tests {
     fn execute(mut observed: Vec<Observed>, steps: Vec<Step>) -> Vec<Observed> {
         for step in steps {
             match step {
-                Step::Withdraw(uid) | Step::Discard(uid) => observed.retain(|pod| *pod.uid() != uid),
+                Step::Withdraw(uid) | Step::Evict(uid) | Step::Discard(uid) => observed.retain(|pod| *pod.uid() != uid),
                 Step::Enrol(spec) | Step::Reconfigure(spec) => {
                     observed.retain(|pod| *pod.uid() != spec.uid);
                     observed.push(Observed::Enrolled(spec));

@@ -17,7 +17,7 @@ pub(super) struct Undo {
     /// Sysctl files and the values they had.
     pub(super) sysctls: Vec<(String, String)>,
     pub(super) clsact: bool,
-    /// The qdisc was not there before.
+    /// Interfaces that had no clsact discipline before.
     pub(super) own_qdisc: Vec<String>,
 }
 

@@ -7,6 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::task::Poll;
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -24,6 +25,9 @@ pub(super) use relay::relay;
 /// Sizes between which read buffers move with the traffic.
 const SMALLEST: usize = 4 << 10;
 const LARGEST: usize = 128 << 10;
+
+/// How long what an application wrote before it reset its connection may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Where the bytes are counted.
 pub(super) trait Count {
@@ -90,7 +94,7 @@ pub(super) async fn tunnel(tcp: &TcpStream, stream: &mut Stream, role: Role, cou
     .await;
     if let Err(broken) = &result {
         match broken {
-            Broken::Local(_) => stream.send.reset(),
+            Broken::Local(_) => stream.send.reset_after_data(LAST_WORDS).await,
             Broken::Remote(_) | Broken::Onward(_) => reset_on_close(tcp),
         }
     }
@@ -120,7 +124,7 @@ impl Role {
 /// Makes the socket's close send RST instead of FIN, so that the application sees an error, not an end of data.
 pub(super) fn reset_on_close(tcp: &TcpStream) {
     // On a socket that is already dead there is nobody to tell.
-    SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO)).ok();
+    SockRef::from(tcp).set_linger(Some(Duration::ZERO)).ok();
 }
 
 /// The size of the next read, from what the last one brought.

@@ -162,7 +162,9 @@ async fn carry(
 ) -> Result<(), Error> {
     let mut worlds = pod.worlds.clone();
     let dialled = async {
-        let permit = request.question.ask(&pod.world())?;
+        let world = pod.world();
+        request.question.try_out(&world);
+        let permit = request.question.ask(&world)?;
         record.allowed_by(permit.policy());
         dial::application(&pod.local.netns, &permit, tunnel.peer).await
     };

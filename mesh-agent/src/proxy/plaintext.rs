@@ -68,7 +68,9 @@ fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
 
 async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
     let mut worlds = pod.worlds.clone();
-    let permit = question.ask(&pod.world())?;
+    let world = pod.world();
+    question.try_out(&world);
+    let permit = question.ask(&world)?;
     record.allowed_by(permit.policy());
     let app = dial::application(&pod.local.netns, &permit, question.peer.address).await?;
     record.application_socket(question.target, app.local_addr().ok());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::model::authorize::authorize;
+use crate::model::authorize::{authorize, dry_run};
 use crate::model::{Denied, Peer, Permit, World};
 
 /// What an inbound connection was authorised for.
@@ -22,6 +22,21 @@ impl Question {
     pub(super) fn ask(&self, world: &World) -> Result<Permit, Denied> {
         let Some(workload) = world.workload_by_uid(&self.workload) else { return Err(Denied::NotAllowed) };
         authorize(world, workload, &self.peer, self.target)
+    }
+
+    /// Tells which policies on trial match: they decide nothing.
+    pub(super) fn try_out(&self, world: &World) {
+        let Some(workload) = world.workload_by_uid(&self.workload) else { return };
+        for policy in dry_run(world, workload, &self.peer, self.target) {
+            tracing::info!(
+                policy = %policy.name,
+                action = policy.action.as_str(),
+                src.addr = %self.peer.address,
+                src.identity = self.peer.identity.as_ref().map(|identity| identity.uri()),
+                dst.addr = %self.target,
+                "dry run: the policy matches"
+            );
+        }
     }
 
     /// Waits until the answer is a denial. The workload is taken as it is then, not as it was at connect time.

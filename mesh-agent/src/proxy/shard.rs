@@ -21,6 +21,9 @@ use crate::sys::netns::Netns;
 use crate::sys::socket::netns_cookie;
 use crate::sys::thread;
 
+/// How long connections may go on that came by a pod's former listeners, when it was enrolled anew.
+const SUPERSEDED: Duration = Duration::from_secs(3600);
+
 /// A pod that a shard serves.
 #[derive(Clone, Debug)]
 pub struct LocalPod {
@@ -203,7 +206,9 @@ fn serve(
     let uid = Arc::clone(&local.spec.uid);
     let pod = Pod::new(local, cookie, shared);
     pod.serve(listeners)?;
-    pods.insert(uid, pod);
+    if let Some(former) = pods.insert(uid, pod) {
+        drop(tokio::task::spawn_local(async move { former.retire(SUPERSEDED).await }));
+    }
     Ok(())
 }
 

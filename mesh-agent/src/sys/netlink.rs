@@ -1,5 +1,7 @@
-//! The few netlink requests of the enrolment, in the calling thread's namespace: one rule and one route per family, a
-//! qdisc to remove, and the list of open TCP connections.
+//! The few netlink requests of the enrolment, in the calling thread's namespace: one rule and one route per family,
+//! the clsact discipline ([`clsact`]), and the list of open TCP connections.
+
+pub mod clsact;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +22,7 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 
 /// Interface index of `lo`, the same in every namespace (`LOOPBACK_IFINDEX`).
 pub const LO: u32 = 1;
+pub const LO_NAME: &str = "lo";
 
 /// An IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,8 @@ use mesh_common::maps::{ConnFacts, FactsKey, FlowKey, mapped};
 use mesh_ebpf::lookup::{bytes, read, words};
 
 const AF_INET: u32 = 2;
+/// `BPF_TCP_ESTABLISHED` (linux/bpf.h).
+const ESTABLISHED: u32 = 1;
 
 /// Cookies of the enrolled pods' namespaces.
 #[map(name = "enrolled")]
@@ -44,11 +46,16 @@ fn watch(ctx: &SockOpsContext) {
     // A socket that cannot be watched is reported without facts.
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
     // The tuple may have had an earlier connection, whose facts would be taken for this one's.
-    let _ = FACTS.remove(&key(ctx, cookie));
+    write(ctx, cookie, ESTABLISHED, ESTABLISHED);
 }
 
 #[inline(always)]
 fn note(ctx: &SockOpsContext) {
+    write(ctx, cookie(ctx), ctx.arg(0), ctx.arg(1));
+}
+
+#[inline(always)]
+fn write(ctx: &SockOpsContext, cookie: u64, old_state: u32, new_state: u32) {
     let ops = ops(ctx);
     // SAFETY: the context is valid for the program's run; the verifier checks each field's offset.
     let facts = unsafe {
@@ -58,12 +65,20 @@ fn note(ctx: &SockOpsContext) {
             // The kernel keeps eight times the smoothed round-trip time.
             srtt_us: (*ops).srtt_us >> 3,
             retransmits: (*ops).total_retrans,
-            old_state: ctx.arg(0),
-            new_state: ctx.arg(1),
+            old_state,
+            new_state,
         }
     };
+    let key = key(ctx, cookie);
+    // In place where there is an entry: an insert takes a new one from the map's shared list each time, even for a key
+    // that is there.
+    if let Some(entry) = FACTS.get_ptr_mut(&key) {
+        // SAFETY: a value of an LRU map stays writable while the program runs, even if it is evicted.
+        unsafe { *entry = facts };
+        return;
+    }
     // A full map evicts its oldest; a failed insert only costs the facts.
-    let _ = FACTS.insert(&key(ctx, cookie(ctx)), &facts, 0);
+    let _ = FACTS.insert(&key, &facts, 0);
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::Broken;
-use crate::hbone::stream::Receiver;
+use crate::hbone::stream::{Receiver, StreamError};
 
 /// Frames smaller than this are copied together.
 const SMALL: usize = 2 << 10;
@@ -27,6 +27,8 @@ pub(super) struct Down {
     gathered: BytesMut,
     bytes: usize,
     state: State,
+    /// Why no more will come; told once what had come before has been written.
+    failure: Option<StreamError>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ enum State {
 
 impl Down {
     pub(super) fn new() -> Self {
-        Self { waiting: VecDeque::new(), gathered: BytesMut::new(), bytes: 0, state: State::Open }
+        Self { waiting: VecDeque::new(), gathered: BytesMut::new(), bytes: 0, state: State::Open, failure: None }
     }
 
     pub(super) fn poll(
@@ -53,12 +55,14 @@ impl Down {
             if self.state == State::Done {
                 return Poll::Ready(Ok(()));
             }
-            let starved = self.fill(cx, receiver)?.is_pending();
+            let starved = self.fill(cx, receiver).is_pending();
             if self.bytes > 0 {
                 // While the socket is full, frames are still taken in (above), up to the stream's window.
-                let written = ready!(self.write(cx, tcp))?;
+                let Poll::Ready(written) = self.write(cx, tcp)? else { return self.blocked() };
                 receiver.release(written);
                 count(written);
+            } else if let Some(failure) = self.failure.take() {
+                return Poll::Ready(Err(failure.into()));
             } else if self.state == State::Ended {
                 SockRef::from(tcp).shutdown(std::net::Shutdown::Write).map_err(Broken::Local)?;
                 self.state = State::Done;
@@ -68,19 +72,29 @@ impl Down {
         }
     }
 
+    /// The socket takes no more for now. After a reset it gets no more time: as without a mesh, the application may read
+    /// what had arrived, and then learns of the reset.
+    fn blocked(&mut self) -> Poll<Result<(), Broken>> {
+        match self.failure.take() {
+            Some(failure) => Poll::Ready(Err(failure.into())),
+            None => Poll::Pending,
+        }
+    }
+
     /// Takes in what the stream has; pending when it has no more for now.
-    fn fill(&mut self, cx: &mut Context<'_>, receiver: &mut Receiver) -> Poll<Result<(), Broken>> {
+    fn fill(&mut self, cx: &mut Context<'_>, receiver: &mut Receiver) -> Poll<()> {
         let mut taken = 0;
-        while self.state == State::Open && taken < BATCH {
-            match ready!(receiver.poll_data(cx))? {
-                Some(data) => {
+        while self.state == State::Open && self.failure.is_none() && taken < BATCH {
+            match ready!(receiver.poll_data(cx)) {
+                Ok(Some(data)) => {
                     taken += data.len().max(1);
                     self.push(data);
                 }
-                None => self.state = State::Ended,
+                Ok(None) => self.state = State::Ended,
+                Err(failure) => self.failure = Some(failure),
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(())
     }
 
     fn push(&mut self, data: Bytes) {

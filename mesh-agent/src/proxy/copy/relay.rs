@@ -1,22 +1,36 @@
 //! Between two sockets, where no tunnel is involved: destinations outside the mesh, and plaintext inbound.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::{Broken, Count, Role, SMALLEST, add, next_size, reset_on_close};
+use super::{Broken, Count, Role, SMALLEST, add, fault_of, next_size, reset_on_close};
 
 /// Copies between the client's socket and the server's until both directions are done. On an error both are reset.
 pub(in crate::proxy) async fn relay(client: &TcpStream, server: &TcpStream, count: &impl Count) -> Result<(), Broken> {
     let mut forth = Direction::new();
     let mut back = Direction::new();
+    let mut client_fault = std::pin::pin!(client.ready(Interest::ERROR));
+    let mut server_fault = std::pin::pin!(server.ready(Interest::ERROR));
     let result = poll_fn(|cx| {
         let forth = forth.poll(cx, client, server, |n| add(count, Role::Client, n)).map_err(Fault::at_client)?;
         let back = back.poll(cx, server, client, |n| add(count, Role::Server, n)).map_err(Fault::at_server)?;
-        if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        match (forth.is_ready(), back.is_ready()) {
+            (true, true) => return Poll::Ready(Ok(())),
+            // A socket whose data has ended is not read any more; that it is reset must be noticed all the same.
+            (true, false) if client_fault.as_mut().poll(cx).is_ready() => {
+                return Poll::Ready(Err(Broken::Local(fault_of(client))));
+            }
+            (false, true) if server_fault.as_mut().poll(cx).is_ready() => {
+                return Poll::Ready(Err(Broken::Onward(fault_of(server))));
+            }
+            _ => {}
+        }
+        Poll::Pending
     })
     .await;
     if result.is_err() {
