@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::watch;
 
-use crate::file::watch::changes;
+use crate::file::watch::{Edits, changes};
 use crate::identity::csr;
 use crate::model::Identity;
 use crate::task::Tasks;
@@ -44,6 +44,8 @@ pub struct IssueArgs {
 
 /// Serves the authority until SIGTERM or SIGINT.
 pub fn run(path: &Path) -> anyhow::Result<()> {
+    // Watched before it is read, so that no edit falls between.
+    let edits = changes(path);
     let file = config::read(path)?;
     let issuer = Arc::new(Issuer::new(&file)?);
     issuer.publish(&file.publish_root).with_context(|| file.publish_root.display().to_string())?;
@@ -51,7 +53,10 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     runtime.block_on(async move {
         let tasks = Tasks::new();
         let (writer, reader) = watch::channel(Arc::new(file));
-        tasks.spawn(follow(path.to_owned(), writer));
+        match edits {
+            Ok(edits) => tasks.spawn(follow(path.to_owned(), edits, writer)),
+            Err(error) => tracing::error!(%error, "the file is not watched; edits need a restart"),
+        }
         let result = serve::serve(issuer, reader).await;
         tasks.drain(Duration::from_secs(1)).await;
         result
@@ -59,11 +64,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Takes over edits of the file: new nodes and identities. A bad one is reported and left out.
-async fn follow(path: PathBuf, writer: watch::Sender<Arc<ControlFile>>) {
-    let mut edits = match changes(&path) {
-        Ok(edits) => edits,
-        Err(error) => return tracing::error!(%error, "the file is not watched; edits need a restart"),
-    };
+async fn follow(path: PathBuf, mut edits: Edits, writer: watch::Sender<Arc<ControlFile>>) {
     while edits.next().await.is_some() {
         match config::read(&path) {
             Ok(file) => {

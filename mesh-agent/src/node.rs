@@ -28,12 +28,13 @@ use crate::bpf::facts::{Facts, find_cgroup};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
 use crate::file::schema::{CaptureBy, Node, OnShutdown};
+use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
 use crate::identity::Certs;
 use crate::identity::ca::{CaClient, CaConfig};
 use crate::model::{PodSpec, World};
 use crate::pods::capture::Kernel;
-use crate::pods::driver::{self, Driver, PodState, PodStatus, Settings};
+use crate::pods::driver::{self, Driver, PodStatus, Settings};
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
 use crate::sys::{caps, limits, signal};
@@ -68,17 +69,20 @@ pub(crate) struct View {
 pub fn run(path: &Path, log: Log) -> anyhow::Result<()> {
     caps::require_root()?;
     limits::raise_open_files();
+    // Watched before it is read, so that no edit falls between.
+    let edits = file::watch::changes(path);
     let config = file::read(path)?;
+    let edits = edits.with_context(|| format!("watching {}", path.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
         .enable_all()
         .build()
         .context("starting the control runtime")?;
-    runtime.block_on(serve(path, config, log))
+    runtime.block_on(serve(path, edits, config, log))
 }
 
-async fn serve(path: &Path, config: Config, log: Log) -> anyhow::Result<()> {
+async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::Result<()> {
     let node = Arc::new(config.node.clone());
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -113,7 +117,7 @@ async fn serve(path: &Path, config: Config, log: Log) -> anyhow::Result<()> {
     open_pages(&view, &metrics, &tasks)?;
     let desired = feeds.pods.subscribe();
     tasks.spawn(mark_when_enrolled(enrolled, pods, Arc::clone(&desired.borrow())));
-    follow(path, feeds, states, certs, &tasks)?;
+    follow(edits, feeds, states, certs, &tasks);
     tracing::info!(node = node.name, version = env!("CARGO_PKG_VERSION"), capture = ?view.mechanism, "node agent started");
     driver.run(desired, stop_signal(&tasks)).await;
     end(&node, threads, &tasks).await;
@@ -205,14 +209,7 @@ impl Feeds {
 }
 
 /// Follows the file. Policies are in force before a pod that they protect is served.
-fn follow(
-    path: &Path,
-    feeds: Feeds,
-    states: watch::Sender<LoadState>,
-    certs: Certs,
-    tasks: &Tasks,
-) -> anyhow::Result<()> {
-    let edits = file::watch::changes(path).with_context(|| format!("watching {}", path.display()))?;
+fn follow(edits: Edits, feeds: Feeds, states: watch::Sender<LoadState>, certs: Certs, tasks: &Tasks) {
     let mut loaded = feeds.configs.subscribe();
     tasks.spawn(file::watch::follow(edits, feeds.configs, states));
     let (worlds, pods) = (feeds.worlds, feeds.pods);
@@ -230,7 +227,6 @@ fn follow(
         // Shutting down: what is in force stays in force while connections drain.
         std::future::pending::<()>().await;
     });
-    Ok(())
 }
 
 fn open_pages(view: &View, metrics: &Metrics, tasks: &Tasks) -> anyhow::Result<()> {
@@ -247,9 +243,8 @@ fn open_pages(view: &View, metrics: &Metrics, tasks: &Tasks) -> anyhow::Result<(
 
 /// Ready once every pod of the first configuration is enrolled.
 async fn mark_when_enrolled(gate: Gate, mut pods: watch::Receiver<Vec<PodStatus>>, wanted: Arc<Vec<Arc<PodSpec>>>) {
-    let enrolled = |pod: &PodStatus| matches!(pod.state, PodState::Enrolled | PodState::Adopted);
     let all = |pods: &Vec<PodStatus>| {
-        wanted.iter().all(|spec| pods.iter().any(|pod| pod.spec.uid == spec.uid && enrolled(pod)))
+        wanted.iter().all(|spec| pods.iter().any(|pod| pod.spec.uid == spec.uid && pod.state.is_captured()))
     };
     if pods.wait_for(all).await.is_ok() {
         gate.mark();

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use mesh_common::maps::MAX_PROBE_PORTS;
 use serde_saphyr::Spanned;
 
 use super::Config;
@@ -250,6 +251,10 @@ fn pods(file: &NodeFile, drafts: &BTreeMap<Name, Draft>, findings: &mut Findings
         }
         if workload.network_mode == NetworkMode::HostNetwork {
             findings.mistake(spanned, format!("pod {name} is on the host's network and cannot be enrolled"));
+        }
+        if pod.probe_ports.len() > MAX_PROBE_PORTS {
+            let count = pod.probe_ports.len();
+            findings.mistake(spanned, format!("pod {name} has {count} probe ports, {MAX_PROBE_PORTS} are possible"));
         }
         all.push(Arc::new(PodSpec {
             uid: Arc::clone(&workload.uid),

@@ -34,11 +34,15 @@ pub struct CertState {
     pub next: Option<SystemTime>,
 }
 
+/// The time of day, by which certificates expire. Tests have a clock of their own.
+type Clock = fn() -> SystemTime;
+
 /// Readers' handle on all certificates. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Certs {
     shared: Arc<Shared>,
     orders: mpsc::UnboundedSender<Order>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -65,14 +69,19 @@ struct Order {
 pub struct CertWatch {
     identity: Identity,
     states: watch::Receiver<CertState>,
+    clock: Clock,
 }
 
 impl Certs {
     /// Starts the writer on the current runtime.
     pub fn start(authority: impl Certify, tasks: &Tasks) -> Self {
+        Self::start_by(SystemTime::now, authority, tasks)
+    }
+
+    fn start_by(clock: Clock, authority: impl Certify, tasks: &Tasks) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
-        tasks.spawn(write(Arc::new(authority), inbox, tasks.clone()));
-        Self { shared: Arc::default(), orders }
+        tasks.spawn(write(Arc::new(authority), inbox, tasks.clone(), clock));
+        Self { shared: Arc::default(), orders, clock }
     }
 
     /// The certificate of `identity`; the first to ask has it fetched.
@@ -86,7 +95,7 @@ impl Certs {
             self.orders.send(order).ok();
             Lane { states, stop }
         });
-        CertWatch { identity: identity.clone(), states: lane.states.clone() }
+        CertWatch { identity: identity.clone(), states: lane.states.clone(), clock: self.clock }
     }
 
     /// Forgets the certificates of identities that are no longer in use on the node, and fetches missing ones early.
@@ -119,12 +128,13 @@ impl Certs {
 impl CertWatch {
     /// The usable credentials; waits up to `limit` for the first.
     pub async fn ready(mut self, limit: Duration) -> Result<Arc<Credentials>, CertError> {
-        if let Some(credentials) = usable(&self.states.borrow()) {
+        let clock = self.clock;
+        if let Some(credentials) = usable(&self.states.borrow(), clock()) {
             return Ok(credentials);
         }
-        let arrival = self.states.wait_for(|state| usable(state).is_some());
+        let arrival = self.states.wait_for(|state| usable(state, clock()).is_some());
         if let Ok(Ok(state)) = tokio::time::timeout(limit, arrival).await
-            && let Some(credentials) = usable(&state)
+            && let Some(credentials) = usable(&state, clock())
         {
             return Ok(credentials);
         }
@@ -136,23 +146,23 @@ impl CertWatch {
     }
 }
 
-fn usable(state: &CertState) -> Option<Arc<Credentials>> {
-    state.credentials.as_ref().filter(|credentials| credentials.valid_at(SystemTime::now())).map(Arc::clone)
+fn usable(state: &CertState, now: SystemTime) -> Option<Arc<Credentials>> {
+    state.credentials.as_ref().filter(|credentials| credentials.valid_at(now)).map(Arc::clone)
 }
 
-async fn write(authority: Arc<impl Certify>, mut inbox: mpsc::UnboundedReceiver<Order>, tasks: Tasks) {
+async fn write(authority: Arc<impl Certify>, mut inbox: mpsc::UnboundedReceiver<Order>, tasks: Tasks, clock: Clock) {
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     while let Some(order) = inbox.recv().await {
         let (authority, slots) = (Arc::clone(&authority), Arc::clone(&slots));
         tasks.spawn(async move {
             let stop = order.stop.clone();
-            stop.run_until_cancelled_owned(keep_fresh(authority, slots, order)).await;
+            stop.run_until_cancelled_owned(keep_fresh(authority, slots, order, clock)).await;
         });
     }
 }
 
 /// Fetches and renews one identity's certificate for ever.
-async fn keep_fresh(authority: Arc<impl Certify>, slots: Arc<Semaphore>, order: Order) {
+async fn keep_fresh(authority: Arc<impl Certify>, slots: Arc<Semaphore>, order: Order, clock: Clock) {
     let mut schedule = Schedule::default();
     loop {
         let result = {
@@ -160,10 +170,10 @@ async fn keep_fresh(authority: Arc<impl Certify>, slots: Arc<Semaphore>, order: 
             let _slot = slots.acquire().await;
             authority.certify(&order.identity).await
         };
-        let now = SystemTime::now();
+        let now = clock();
         let next = match result {
             Ok(credentials) => {
-                let next = schedule.succeeded(credentials.validity, fastrand::f64());
+                let next = schedule.succeeded(now, credentials.validity, fastrand::f64());
                 tracing::info!(identity = %order.identity, serial = credentials.serial, "certificate issued");
                 let credentials = Some(Arc::new(credentials));
                 order.states.send_replace(CertState { credentials, last_error: None, next: Some(next) });
@@ -180,6 +190,21 @@ async fn keep_fresh(authority: Arc<impl Certify>, slots: Arc<Semaphore>, order: 
                 next
             }
         };
-        tokio::time::sleep(next.duration_since(now).unwrap_or_default()).await;
+        sleep_until(next, clock).await;
     }
 }
+
+/// How long one look at the clock may be trusted: it may be set, or have stood still while the machine slept.
+const GLANCE: Duration = Duration::from_secs(60);
+
+/// Waits until the wall clock, by which certificates expire, shows `next`.
+async fn sleep_until(next: SystemTime, clock: Clock) {
+    while let Ok(left) = next.duration_since(clock())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(GLANCE)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,11 +23,18 @@ pub struct Validity {
 }
 
 impl Schedule {
-    /// A certificate came: the next is due at half its life, up to a fifth earlier. `chance` is uniform in 0..1.
-    pub fn succeeded(&mut self, validity: Validity, chance: f64) -> SystemTime {
+    /// A certificate came: the next is due at half its life, up to a fifth earlier. `chance` is uniform in 0..1. One that
+    /// is past that already (authorities backdate) is due at half of what is left.
+    pub fn succeeded(&mut self, now: SystemTime, validity: Validity, chance: f64) -> SystemTime {
         self.failures = 0;
+        let early = |length: Duration| (length / 2).mul_f64(1.0 - JITTER * chance);
         let life = validity.not_after.duration_since(validity.not_before).unwrap_or_default();
-        validity.not_before + (life / 2).mul_f64(1.0 - JITTER * chance)
+        let next = validity.not_before + early(life);
+        if next > now {
+            return next;
+        }
+        let left = validity.not_after.duration_since(now).unwrap_or_default();
+        now + early(left).max(FIRST)
     }
 
     /// None came: the next try, earlier if the present certificate would expire before it.
@@ -59,8 +66,15 @@ mod tests {
     #[test]
     fn renewal_is_at_half_life_or_a_little_earlier() {
         let validity = Validity { not_before: at(0), not_after: at(1000) };
-        assert_eq!(Schedule::default().succeeded(validity, 0.0), at(500));
-        assert_eq!(Schedule::default().succeeded(validity, 1.0), at(400));
+        assert_eq!(Schedule::default().succeeded(at(0), validity, 0.0), at(500));
+        assert_eq!(Schedule::default().succeeded(at(0), validity, 1.0), at(400));
+    }
+
+    #[test]
+    fn a_certificate_past_its_half_life_is_renewed_at_half_of_what_is_left() {
+        let validity = Validity { not_before: at(0), not_after: at(180) };
+        assert_eq!(Schedule::default().succeeded(at(120), validity, 0.0), at(150));
+        assert_eq!(Schedule::default().succeeded(at(200), validity, 0.0), at(201), "an expired one, not at once");
     }
 
     #[test]
@@ -70,7 +84,7 @@ mod tests {
             .map(|_| schedule.failed(at(0), None, 0.5).duration_since(START).unwrap().as_secs_f64().round() as u64)
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 150, 150]);
-        schedule.succeeded(Validity { not_before: at(0), not_after: at(10) }, 0.0);
+        schedule.succeeded(at(0), Validity { not_before: at(0), not_after: at(10) }, 0.0);
         assert_eq!(schedule.failed(at(0), None, 0.5), at(1));
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, InconsistentKeys, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -66,7 +66,13 @@ impl Credentials {
         let roots = anchors(&parse(std::slice::from_ref(roots))?)?;
         let provider = Arc::new(provider());
         let key = provider.key_provider.load_private_key(key)?;
-        let certified = Arc::new(SingleCertAndKey::from(CertifiedKey::new(certificates, key)));
+        let certified = CertifiedKey::new(certificates, key);
+        match certified.keys_match() {
+            // A provider that cannot tell is no proof against the pair.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let certified = Arc::new(SingleCertAndKey::from(certified));
         let domain = Expected::TrustDomain(identity.trust_domain().into());
         let verifier = Arc::new(Verifier::new(Arc::clone(&roots), domain, Arc::clone(&provider)));
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -137,3 +143,6 @@ fn describe(certificates: &[CertificateDer<'_>]) -> Result<(Validity, String), B
         Validity { not_before: at(parsed.validity().not_before), not_after: at(parsed.validity().not_after) };
     Ok((validity, parsed.raw_serial_as_string()))
 }
+
+#[cfg(test)]
+mod tests;

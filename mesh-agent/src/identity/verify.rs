@@ -103,7 +103,8 @@ fn refuse(error: webpki::Error) -> rustls::Error {
         CertificateError::Expired
     } else if matches!(error, E::CertNotValidYet { .. }) {
         CertificateError::NotValidYet
-    } else if matches!(error, E::UnknownIssuer) {
+    } else if matches!(error, E::UnknownIssuer | E::InvalidSignatureForPublicKey) {
+        // The second: another root under the same name.
         CertificateError::UnknownIssuer
     } else if matches!(error, E::BadDer | E::BadDerTime | E::TrailingData(_)) {
         CertificateError::BadEncoding
@@ -283,3 +284,6 @@ impl TlsFailure {
         Self::new(kind, text)
     }
 }
+
+#[cfg(test)]
+mod tests;

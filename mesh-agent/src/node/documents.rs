@@ -46,9 +46,10 @@ fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
         PodState::Enrolled => ("captured", None),
         PodState::Adopted => ("captured (taken over)", None),
         PodState::Draining => ("retiring", None),
+        PodState::Outdated(error) => ("captured, a change failed", Some(error.clone())),
         PodState::Failed(error) => ("failed", Some(error.clone())),
     };
-    let serving = matches!(status.state, PodState::Enrolled | PodState::Adopted);
+    let serving = status.state.is_captured();
     Pod {
         namespace: spec.namespace.clone(),
         name: spec.name.clone(),

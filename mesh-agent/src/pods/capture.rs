@@ -203,7 +203,17 @@ impl Capture for Kernel {
             let origin = self.start(spec, &netns, &listeners)?;
             Ok((listeners, origin))
         };
-        let (listeners, origin) = netns.run(inside).map_err(entering(&spec.netns))??;
+        let known = self.records.read(&spec.uid).is_some();
+        let (listeners, origin) = match netns.run(inside).map_err(entering(&spec.netns))? {
+            Ok(done) => done,
+            Err(error) => {
+                // What a former agent captured stays captured; half an enrolment of our own is undone.
+                if !known && let Err(error) = self.withdraw(&spec.uid) {
+                    tracing::warn!(pod = %spec.uid, %error, "half an enrolment could not be undone");
+                }
+                return Err(error);
+            }
+        };
         self.watch_facts(&spec.uid, &listeners);
         Ok(Enrolled { netns, listeners, origin })
     }

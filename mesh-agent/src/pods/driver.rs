@@ -26,8 +26,17 @@ pub enum PodState {
     Enrolled,
     /// A former agent's capture was taken over.
     Adopted,
+    /// Captured as it was: the last change could not be made.
+    Outdated(String),
     Draining,
     Failed(String),
+}
+
+impl PodState {
+    /// Whether the pod's new connections are taken.
+    pub fn is_captured(&self) -> bool {
+        matches!(self, Self::Enrolled | Self::Adopted | Self::Outdated(_))
+    }
 }
 
 /// One pod's state, for status and readiness.
@@ -102,10 +111,7 @@ impl<C: Capture> Driver<C> {
     /// Runs the steps once; tells whether all succeeded.
     async fn converge(&mut self, desired: &[Arc<PodSpec>]) -> bool {
         let mut settled = true;
-        // What is no longer wanted is not retried.
-        self.pods.retain(|uid, pod| {
-            !matches!(pod.state, PodState::Failed(_)) || desired.iter().any(|spec| spec.uid == *uid)
-        });
+        self.forget_failures(desired);
         for step in plan(desired, &self.observed()) {
             settled &= self.execute(step).await.is_ok();
             self.report();
@@ -114,9 +120,26 @@ impl<C: Capture> Driver<C> {
         settled
     }
 
+    /// What is no longer wanted is not tried again; it may have left traces.
+    fn forget_failures(&mut self, desired: &[Arc<PodSpec>]) {
+        let wanted = |uid: &Arc<str>| desired.iter().find(|spec| spec.uid == *uid);
+        self.pods.retain(|uid, pod| {
+            let drop_it = matches!(pod.state, PodState::Failed(_)) && wanted(uid).is_none();
+            if drop_it {
+                self.left_behind.push(Arc::clone(uid));
+            }
+            if matches!(pod.state, PodState::Outdated(_)) && wanted(uid) == Some(&pod.spec) {
+                pod.state = PodState::Enrolled;
+            }
+            !drop_it
+        });
+    }
+
     fn observed(&self) -> Vec<Observed> {
         let present = self.pods.values().filter_map(|pod| match pod.state {
-            PodState::Enrolled | PodState::Adopted => Some(Observed::Enrolled(Arc::clone(&pod.spec))),
+            PodState::Enrolled | PodState::Adopted | PodState::Outdated(_) => {
+                Some(Observed::Enrolled(Arc::clone(&pod.spec)))
+            }
             PodState::Draining => Some(Observed::Leaving(Arc::clone(&pod.spec.uid))),
             PodState::Failed(_) => None,
         });
@@ -132,8 +155,10 @@ impl<C: Capture> Driver<C> {
             }
             Step::Reconfigure(spec) => {
                 let (capture, changed) = (Arc::clone(&self.capture), Arc::clone(&spec));
-                let result = blocking(move || capture.reconfigure(&changed)).await;
-                self.note(spec, result.map(|()| PodState::Enrolled))
+                match blocking(move || capture.reconfigure(&changed)).await {
+                    Ok(()) => self.note(spec, Ok(PodState::Enrolled)),
+                    Err(error) => self.keep(&spec, &error),
+                }
             }
             Step::Withdraw(uid) => {
                 self.release(&uid, self.settings.drain).await;
@@ -178,6 +203,15 @@ impl<C: Capture> Driver<C> {
         let state = result.unwrap_or_else(|error| PodState::Failed(error.to_string()));
         self.pods.insert(Arc::clone(&spec.uid), PodStatus { spec, state });
         outcome
+    }
+
+    /// A change that cannot be made leaves the pod as it is.
+    fn keep(&mut self, spec: &PodSpec, error: &CaptureError) -> Result<(), ()> {
+        tracing::error!(pod = %spec.uid, %error, "the pod's change was not made");
+        if let Some(pod) = self.pods.get_mut(&spec.uid) {
+            pod.state = PodState::Outdated(error.to_string());
+        }
+        Err(())
     }
 
     /// New connections pass; open ones get time to end, which is waited for among `leaving`.
@@ -227,9 +261,8 @@ impl<C: Capture> Driver<C> {
     }
 
     async fn end(mut self) {
-        let present = |pod: &PodStatus| matches!(pod.state, PodState::Enrolled | PodState::Adopted);
-        let uids: Vec<Arc<str>> =
-            self.pods.values().filter(|pod| present(pod)).map(|pod| Arc::clone(&pod.spec.uid)).collect();
+        let captured = self.pods.values().filter(|pod| pod.state.is_captured());
+        let uids: Vec<Arc<str>> = captured.map(|pod| Arc::clone(&pod.spec.uid)).collect();
         match self.settings.on_shutdown {
             OnShutdown::Keep => {
                 let retiring = uids.iter().map(|uid| self.shards.retire(uid, self.settings.drain));
@@ -258,3 +291,6 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(CaptureError::System { what: "kernel work", cause: std::io::Error::other(error) }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::io::Write;
 
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, reload};
@@ -37,7 +37,7 @@ pub struct Log {
 /// Handle on which lines are written. Clones share it.
 #[derive(Clone)]
 pub struct Filter {
-    active: reload::Handle<EnvFilter, Registry>,
+    active: reload::Handle<Targets, Registry>,
     /// What [`Filter::reset`] goes back to.
     initial: String,
     dropped: ErrorCounter,
@@ -81,9 +81,9 @@ fn lines(format: Format, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send 
     }
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+fn parse(filter: &str) -> Result<Targets, LogError> {
     let failed = |cause| LogError::Filter { filter: filter.to_owned(), cause };
-    EnvFilter::builder().parse(filter).map_err(failed)
+    filter.parse().map_err(failed)
 }
 
 impl Log {

@@ -77,7 +77,10 @@ fn leave(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i3
             Owner::Nobody => passed(Counter::Preexisting),
         },
         Egress::LoopUnlessOlder => {
-            if PREEXISTING.get_ptr(&flow.as_sender()).is_some() {
+            // A listed connection may have ended, and the agent's own socket may have got its addresses: then the packet
+            // is meant for that.
+            let older = PREEXISTING.get_ptr(&flow.as_sender()).is_some();
+            if older && owner(ctx, flow, family) == Owner::Nobody {
                 return passed(Counter::Preexisting);
             }
             to_own_stack(ctx, config.lo)
@@ -98,7 +101,7 @@ fn capture(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> 
             count(&COUNTERS, Counter::CapturedOut);
             to_own_stack(ctx, config.lo)
         }
-        Listener::Missing => without_listener(config),
+        Listener::Missing => without_listener(config, &flow.as_sender()),
     }
 }
 
@@ -157,9 +160,13 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
     if logging() {
         debug!(ctx, "inbound to port {}", flow.destination_port);
     }
+    if flow.opens() {
+        // The addresses may have belonged to a connection older than the enrolment. That there is no entry is the rule.
+        let _ = PREEXISTING.remove(&flow.as_receiver());
+    }
     match give(ctx, flow, family, port) {
         Listener::Found => TC_ACT_UNSPEC,
-        Listener::Missing => without_listener(config),
+        Listener::Missing => without_listener(config, &flow.as_receiver()),
     }
 }
 
@@ -197,8 +204,14 @@ const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 
 #[inline(always)]
-fn without_listener(config: &PodConfig) -> i32 {
-    if config.fail_open != 0 { passed(Counter::FailedOpen) } else { dropped(Counter::NoListener) }
+fn without_listener(config: &PodConfig, flow: &FlowKey) -> i32 {
+    if config.fail_open == 0 {
+        return dropped(Counter::NoListener);
+    }
+    // From now on it is like a connection older than the enrolment: it passes to its end. With a full map it does not, and
+    // is reset.
+    let _ = PREEXISTING.insert(flow, &1, 0);
+    passed(Counter::FailedOpen)
 }
 
 #[inline(always)]
