@@ -11,13 +11,14 @@ use anyhow::{Result, anyhow, ensure};
 use mesh_e2e::{Lab, Server, eventually, server, socket};
 
 use super::long::Long;
-use super::support::{connect, ping_pong, quiet, resident_mib, tunnels};
+use super::support::{Times, connect, ping_pong, quiet, resident_mib, tunnels};
 use super::{APP, ONE_SHARD, topology};
 use crate::runner::{Case, say};
 
 pub(super) const CASES: &[Case] = &[
     Case::shared("neighbours_of_stopped_readers", &ONE_SHARD, |lab| neighbours(lab, 1, Duration::from_secs(10))),
     Case::shared("neighbours_of_fifty_stopped_readers", &ONE_SHARD, |lab| neighbours(lab, 25, Duration::from_secs(3))),
+    Case::shared("neighbours_of_bulk", &ONE_SHARD, bulk),
     Case::fresh("memory_with_stopped_readers", || topology().node_setting("shards", 1), memory),
 ];
 
@@ -51,6 +52,33 @@ fn neighbours(lab: &Lab, each: usize, during: Duration) -> Result<()> {
         let open = tunnels(client)?;
         ensure!(open == 1, "there are {open} tunnels: the neighbours were none");
         Ok(())
+    })
+}
+
+/// Somebody who moves as much as the tunnel carries, both ways, leaves room for a word in between.
+fn bulk(lab: &Lab) -> Result<()> {
+    const LENGTH: u64 = 512 << 20;
+    quiet(lab)?;
+    let (client, server) = (lab.pod("client"), lab.pod("server"));
+    let _servers = (server.echo(APP)?, server.source(SOURCE, LENGTH)?, server.sink(SINK)?);
+    let neighbour = connect(client, server.at4(APP))?;
+    let (down, up) = (connect(client, server.at4(SOURCE))?, connect(client, server.at4(SINK))?);
+    thread::scope(|scope| {
+        let mut movers = vec![
+            scope.spawn(|| socket::drain(&mut &down).map(drop)),
+            scope.spawn(|| socket::pattern(&mut &up, LENGTH).map(drop)),
+        ];
+        let mut times = Times::default();
+        while movers.iter().all(|mover| !mover.is_finished()) {
+            times.extend(ping_pong(&neighbour, Duration::from_millis(100))?);
+        }
+        let (p99, count) = (times.percentile(99), times.count());
+        say(format_args!("    p99 of {count} round trips beside bulk: {p99:?}"));
+        ensure!(count > 100, "only {count} round trips");
+        ensure!(p99 < PATIENCE, "p99 of {count} round trips beside bulk is {p99:?}");
+        movers
+            .drain(..)
+            .try_for_each(|mover| mover.join().map_err(|_| anyhow!("a mover panicked"))?.map_err(Into::into))
     })
 }
 

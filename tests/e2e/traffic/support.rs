@@ -157,10 +157,26 @@ pub(super) fn fields(line: &Line, expected: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Connections to the HBONE port that are open in a pod's namespace, counted at the end that dialled.
-pub(super) fn tunnels(from: &Namespace) -> Result<usize> {
+/// Local ports of the connections to the HBONE port that were dialled in a pod's namespace and are open.
+pub(super) fn tunnel_ports(from: &Namespace) -> Result<Vec<String>> {
     let lines = from.output("ss", ["-Htn", "state", "established", "dport", "=", ":15008"])?;
-    Ok(lines.lines().count())
+    // The state is left out of the columns when it is filtered for.
+    let local = |line: &str| Some(line.split_whitespace().nth(2)?.rsplit_once(':')?.1.to_owned());
+    lines.lines().map(|line| local(line).with_context(|| format!("ss prints {line:?}"))).collect()
+}
+
+/// How many tunnels a pod has dialled.
+pub(super) fn tunnels(from: &Namespace) -> Result<usize> {
+    Ok(tunnel_ports(from)?.len())
+}
+
+/// How many files the agents have open.
+pub(super) fn open_files(lab: &Lab) -> Result<[usize; 2]> {
+    let of = |node: &str| -> Result<usize> {
+        let pid = lab.agent(node).pid().with_context(|| format!("the agent of {node} does not run"))?;
+        Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+    };
+    Ok([of("n1")?, of("n2")?])
 }
 
 /// Resident memory of a process, in MiB.
@@ -189,6 +205,10 @@ pub(super) struct Times(Vec<Duration>);
 impl Times {
     pub(super) fn push(&mut self, time: Duration) {
         self.0.push(time);
+    }
+
+    pub(super) fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     /// The time that `share` of all (of 100) do not exceed.

@@ -1,11 +1,11 @@
 //! Every way from a pod to a destination: families, service and pod addresses, on this node and on another, inside the
 //! mesh and outside of it. On each the application sees the client's own address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
-use anyhow::{Context, Result, ensure};
-use mesh_e2e::socket;
-use mesh_e2e::{Lab, Line, Namespace, RunningPod};
+use anyhow::{Context, Result, bail, ensure};
+use mesh_e2e::socket::{self, mapped};
+use mesh_e2e::{Lab, Line, Namespace, RunningPod, Server, server};
 
 use super::support::{
     Records, canonical, connect, fields, greeting, mirror, must_be_reset, only_tunnelled, quiet, same_family,
@@ -32,36 +32,34 @@ pub(super) const CASES: &[Case] = &[
     Case::shared("to_unknown_pod", &MESH, |lab| to_outside(lab, lab.pod("alien"), "")),
     Case::shared("to_unknown_host", &MESH, to_host),
     Case::shared("from_outside_the_mesh", &MESH, from_outside),
+    Case::shared("listeners_of_every_kind", &MESH, listeners),
     Case::shared("pod_to_itself", &MESH, itself),
 ];
 
 const SECRET: &str = "a secret of some length";
 
-fn mapped(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
-        SocketAddr::V6(_) => address,
-    }
-}
-
-/// From pod to pod by any address: mutual TLS on the wire, both identities at both agents, every byte counted.
+/// From pod to pod by any address: mutual TLS on the client's link, wherever that leads; both identities at both agents;
+/// every byte counted.
 fn tunnelled(lab: &Lab, from: &str, to: &str, address: SocketAddr) -> Result<()> {
     let (from, to) = (lab.pod(from), lab.pod(to));
     let _server = mirror(to, APP)?;
-    let (records, wire) = (Records::since_now(lab), lab.wire(&from.node)?);
+    let (records, link, wire) = (Records::since_now(lab), lab.wire_in(from, "eth0")?, lab.wire(&from.node)?);
     let (client, greeted) = visit(from, address, same_family(from, address, 0).ip())?;
     let target = same_family(to, address, APP);
     let [outbound, inbound] = records.tunnelled((from, client), (to, target))?;
     let (sent, received) = (SECRET.len().to_string(), (greeted + SECRET.len()).to_string());
     fields(&outbound, &[("bytes_sent", &sent), ("bytes_recv", &received), ("error", "")])?;
     fields(&inbound, &[("bytes_sent", &received), ("bytes_recv", &sent), ("error", "")])?;
-    let capture = wire.finish()?;
-    if from.node == to.node {
-        let strays: Vec<_> = capture.plaintext().chain(capture.tunnelled()).map(ToString::to_string).collect();
-        ensure!(strays.is_empty(), "what stays on the node was seen outside of it: {strays:?}");
-        return Ok(());
+    let (link, wire) = (link.finish()?, wire.finish()?);
+    if from.node != to.node {
+        only_tunnelled(&wire, SECRET).context("between the nodes")?;
+    } else if let Some(stray) = wire.plaintext().chain(wire.tunnelled()).next() {
+        bail!("what should stay on the node was seen outside of it: {stray}");
     }
-    only_tunnelled(&capture, SECRET)
+    if from.name != to.name {
+        only_tunnelled(&link, SECRET).context("between the pod and its node")?;
+    }
+    Ok(())
 }
 
 /// Connects, hears whom the [`mirror`] sees, exchanges the secret, and closes. Gives the client's address and the length
@@ -88,7 +86,7 @@ fn several_endpoints(lab: &Lab) -> Result<()> {
         match socket::read_text(&stream)?.as_str() {
             "server" => heavy += 1,
             "twin" => {}
-            other => anyhow::bail!("neither of the servers says {other:?}"),
+            other => bail!("neither of the servers says {other:?}"),
         }
     }
     for (name, server) in servers {
@@ -143,10 +141,14 @@ fn to_outside(lab: &Lab, to: &RunningPod, workload: &str) -> Result<()> {
     Ok(())
 }
 
+/// Beyond the nodes, and the other node itself.
 fn to_host(lab: &Lab) -> Result<()> {
-    let _server = mirror(lab.outside(), APP)?;
-    for address in lab.outside_addresses() {
-        outward(lab, SocketAddr::new(address, APP), "").with_context(|| format!("to {address}"))?;
+    let node = lab.node("n2");
+    for (host, addresses) in [(lab.outside(), lab.outside_addresses()), (node, node.addresses)] {
+        let _server = mirror(host, APP)?;
+        for address in addresses {
+            outward(lab, SocketAddr::new(address, APP), "").with_context(|| format!("to {address}"))?;
+        }
     }
     Ok(())
 }
@@ -212,5 +214,29 @@ fn itself(lab: &Lab) -> Result<()> {
     let captured = captured()? - before;
     ensure!(captured == 0, "{captured} connections were captured");
     ensure!(records.all("n2").is_empty(), "it was recorded: {}", records.all("n2")[0].text);
+    Ok(())
+}
+
+/// An application is reached where it listens, and only there.
+fn listeners(lab: &Lab) -> Result<()> {
+    let (client, server) = (lab.pod("client"), lab.pod("server"));
+    for (local, reached) in [
+        ("0.0.0.0".parse()?, [true, false]),
+        (server.v4, [true, false]),
+        (server.v6, [false, true]),
+        ("127.0.0.1".parse()?, [false, false]),
+        ("::1".parse()?, [false, false]),
+    ] {
+        let listener = server.run(|| TcpListener::bind((local, APP)))?;
+        let _server = Server::start(listener, |stream, peer| server::say(stream, &format!("{peer}\n")))?;
+        for (address, reached) in [server.at4(APP), server.at6(APP)].into_iter().zip(reached) {
+            let context = || format!("a listener on {local}, from the client to {address}");
+            if reached {
+                greeting(&connect(client, address)?).with_context(context)?;
+            } else {
+                must_be_reset(client, address).with_context(context)?;
+            }
+        }
+    }
     Ok(())
 }
