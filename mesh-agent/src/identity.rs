@@ -14,3 +14,6 @@ pub mod verify;
 pub use certs::{CertError, Certs};
 pub use tls::{Credentials, TLS_HANDSHAKE_LIMIT};
 pub use verify::{TlsFailure, peer_identity};
+
+#[cfg(test)]
+mod tests;
