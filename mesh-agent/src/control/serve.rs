@@ -100,3 +100,6 @@ fn wanted(message: &IstioCertificateRequest) -> Result<Identity, Status> {
         _ => Err(Status::invalid_argument("metadata ImpersonatedIdentity is missing")),
     }
 }
+
+#[cfg(test)]
+mod tests;
