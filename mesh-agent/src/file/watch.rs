@@ -98,3 +98,6 @@ fn report(old: &Config, new: &Config) {
         tracing::warn!("settings under `node` changed; they take effect at the next start");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,3 +131,6 @@ fn rank(workload: &Workload) -> u8 {
         Tunnel::None => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,3 +55,6 @@ impl Question {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,3 +56,6 @@ pub(super) fn target_port(world: &World, workload: &Workload, host: &str, port: 
     let by_endpoint = ports.get(&port).copied();
     by_endpoint.or_else(|| world.service(key)?.ports.get(&port).copied()).filter(|target| *target != 0)
 }
+
+#[cfg(test)]
+mod tests;
