@@ -137,3 +137,6 @@ fn next_size(size: usize, read: usize) -> usize {
         size
     }
 }
+
+#[cfg(test)]
+mod tests;

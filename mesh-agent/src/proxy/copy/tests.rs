@@ -108,9 +108,8 @@ impl Path {
                 });
                 let onward = carry(near, here).await;
                 let mut stream = take.recv().await.unwrap();
-                let inward = Agent::start(move |count| async move {
-                    tunnel(&far, &mut stream, Role::Server, &*count).await
-                });
+                let inward =
+                    Agent::start(move |count| async move { tunnel(&far, &mut stream, Role::Server, &*count).await });
                 vec![onward, inward]
             }
         };
@@ -428,9 +427,10 @@ fn reasons_of_a_reset() {
                 let (mut request, mut respond) = connection.accept().await.unwrap().unwrap();
                 let mut send = respond.send_response(Response::new(()), false).unwrap();
                 send.send_data(Bytes::from_static(b"x"), false).unwrap();
+                let ended = async { while request.body_mut().data().await.is_some() {} };
                 tokio::select! {
                     _ = connection.accept() => unreachable!("one stream only"),
-                    end = request.body_mut().data() => assert!(end.is_none()),
+                    () = ended => {}
                 }
                 send.send_reset(reason);
                 while connection.accept().await.is_some() {}

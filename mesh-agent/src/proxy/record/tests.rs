@@ -135,7 +135,7 @@ fn logged(form: Form, filter: &str, act: impl FnOnce()) -> String {
         Form::Text => layer.event_format(Text::new(Noon)).boxed(),
         Form::Json => layer.event_format(Json::new(Noon)).boxed(),
     };
-    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let filter: tracing_subscriber::filter::Targets = filter.parse().unwrap();
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer.with_filter(filter)), act);
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
     let mut parts = text.split("ms\"");
