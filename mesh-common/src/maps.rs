@@ -189,3 +189,30 @@ mod plain {
     // SAFETY: as above.
     unsafe impl aya::Pod for ConnFacts {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Counter, ListenerIndex, mapped};
+
+    #[test]
+    fn counters_are_where_their_index_says_and_have_names_of_their_own() {
+        for (index, (counter, name)) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index, "{name}");
+            assert!(Counter::ALL[..index].iter().all(|(_, other)| other != name), "{name}");
+        }
+    }
+
+    #[test]
+    fn ports_have_their_listeners() {
+        use ListenerIndex::{Hbone, Outbound, Plaintext};
+        for (port, expected) in [(15001, Outbound), (15006, Plaintext), (15008, Hbone), (80, Plaintext)] {
+            assert_eq!(ListenerIndex::of(port), expected, "{port}");
+        }
+        assert!([Outbound, Plaintext, Hbone].iter().all(|index| (*index as u32) < ListenerIndex::COUNT));
+    }
+
+    #[test]
+    fn an_ipv4_address_is_kept_in_its_mapped_form() {
+        assert_eq!(mapped([10, 0, 0, 1]), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
+    }
+}

@@ -1,0 +1,197 @@
+//! Tables, and laws that are tried on every flow of a small world.
+
+use super::{ACK, Egress, Flow, Ingress, SYN, egress, ingress};
+use crate::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use crate::maps::{Address, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig, mapped};
+
+const POD: [u8; 4] = [10, 40, 1, 10];
+const NODE: [u8; 4] = [172, 30, 0, 1];
+const FAR: [u8; 4] = [10, 40, 2, 10];
+
+fn config(phase: Phase) -> PodConfig {
+    let mut config = PodConfig { phase: phase as u32, probe_count: 1, node_count: 1, ..PodConfig::EMPTY };
+    config.probe_ports[0] = 8080;
+    config.node_addresses[0] = mapped(NODE);
+    config
+}
+
+fn flow(source: ([u8; 4], u16), destination: ([u8; 4], u16), flags: u8) -> Flow {
+    Flow {
+        source: mapped(source.0),
+        destination: mapped(destination.0),
+        source_port: source.1,
+        destination_port: destination.1,
+        flags,
+    }
+}
+
+#[test]
+fn outbound() {
+    use Phase::{Draining, Learning, Strict};
+    let cases = [
+        (Strict, flow((POD, 4000), (FAR, 80), SYN), Egress::Capture),
+        (Learning, flow((POD, 4000), (FAR, 80), SYN), Egress::Capture),
+        (Draining, flow((POD, 4000), (FAR, 80), SYN), Egress::Pass),
+        (Strict, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopUnlessOlder),
+        (Learning, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopIfProxied),
+        (Draining, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopIfProxied),
+        (Strict, flow((POD, 8080), (FAR, 4000), SYN | ACK), Egress::LoopUnlessOlder),
+        (Strict, flow((POD, 8080), (NODE, 4000), SYN | ACK), Egress::PassProbe),
+        (Strict, flow((POD, 8081), (NODE, 4000), SYN | ACK), Egress::LoopUnlessOlder),
+        // A pod cannot use the probe rule to open connections of its own.
+        (Strict, flow((POD, 8080), (NODE, 4000), SYN), Egress::Capture),
+    ];
+    for (phase, flow, expected) in cases {
+        assert_eq!(egress(&config(phase), &flow), expected, "{phase:?} {flow:?}");
+    }
+}
+
+#[test]
+fn inbound() {
+    use Phase::{Draining, Learning, Strict};
+    let cases = [
+        (Strict, flow((FAR, 4000), (POD, 80), SYN), Ingress::Listener(15006)),
+        (Strict, flow((FAR, 4000), (POD, 15008), SYN), Ingress::Listener(15008)),
+        (Strict, flow((FAR, 4000), (POD, 80), ACK), Ingress::ListenerIfUnknown(15006)),
+        (Strict, flow((FAR, 4000), (POD, 15008), ACK), Ingress::Pass),
+        (Strict, flow((NODE, 4000), (POD, 8080), SYN), Ingress::PassProbe),
+        (Strict, flow((NODE, 4000), (POD, 8081), SYN), Ingress::Listener(15006)),
+        (Strict, flow((FAR, 4000), (POD, 8080), SYN), Ingress::Listener(15006)),
+        (Learning, flow((FAR, 4000), (POD, 80), SYN), Ingress::Listener(15006)),
+        (Learning, flow((FAR, 4000), (POD, 80), ACK), Ingress::Pass),
+        (Draining, flow((FAR, 4000), (POD, 80), SYN), Ingress::Pass),
+    ];
+    for (phase, flow, expected) in cases {
+        assert_eq!(ingress(&config(phase), &flow), expected, "{phase:?} {flow:?}");
+    }
+}
+
+/// A phase that no agent writes.
+const UNKNOWN_PHASE: u32 = 7;
+
+const PHASES: [u32; 4] = [Phase::Learning as u32, Phase::Strict as u32, Phase::Draining as u32, UNKNOWN_PHASE];
+const RST: u8 = 0x04;
+const FIN: u8 = 0x01;
+const ECE: u8 = 0x40;
+const FLAGS: [u8; 8] = [0, SYN, ACK, SYN | ACK, FIN | ACK, RST, SYN | ECE, SYN | ACK | ECE];
+const SECOND_NODE: [u8; 4] = [172, 30, 0, 2];
+const PEERS: [[u8; 4]; 4] = [NODE, SECOND_NODE, FAR, POD];
+const PORTS: [u16; 7] = [8080, 8081, 80, 0, HBONE_PORT, PLAINTEXT_PORT, OUTBOUND_PORT];
+
+/// Both nodes and both probe ports are written down, and the counts say how many of them count; more than there is room
+/// for is what a broken agent might write.
+fn configs() -> impl Iterator<Item = PodConfig> {
+    let counts = [0, 1, 2, 16, 17, u32::MAX];
+    let all = PHASES.into_iter().flat_map(move |phase| counts.into_iter().map(move |probes| (phase, probes)));
+    all.flat_map(move |(phase, probe_count)| {
+        [0, 1, 2, 8, 9, u32::MAX].into_iter().map(move |node_count| {
+            let mut config = PodConfig { phase, probe_count, node_count, ..PodConfig::EMPTY };
+            config.probe_ports[..2].copy_from_slice(&[8080, 8081]);
+            config.node_addresses[..2].copy_from_slice(&[mapped(NODE), mapped(SECOND_NODE)]);
+            config
+        })
+    })
+}
+
+/// Packets between the pod and its peers, from the pod's side: `(peer, peer's port, own port, flags)`.
+fn packets() -> impl Iterator<Item = ([u8; 4], u16, u16, u8)> {
+    PEERS.into_iter().flat_map(|peer| {
+        [4000, HBONE_PORT].into_iter().flat_map(move |far| {
+            PORTS.into_iter().flat_map(move |own| FLAGS.into_iter().map(move |flags| (peer, far, own, flags)))
+        })
+    })
+}
+
+/// What a kubelet's probe is: from an address of the node to a port that the pod declares.
+fn probed(config: &PodConfig, peer: &Address, port: u16) -> bool {
+    let counted = |count: u32, room: usize| usize::try_from(count).unwrap().min(room);
+    let ports = &config.probe_ports[..counted(config.probe_count, MAX_PROBE_PORTS)];
+    let nodes = &config.node_addresses[..counted(config.node_count, MAX_NODE_ADDRESSES)];
+    ports.contains(&port) && nodes.contains(peer)
+}
+
+#[test]
+fn laws_of_what_leaves() {
+    for config in configs() {
+        for (peer, far, own, flags) in packets() {
+            let flow = flow((POD, own), (peer, far), flags);
+            let verdict = egress(&config, &flow);
+            let opens = flags & SYN != 0 && flags & ACK == 0;
+            let draining = config.phase == Phase::Draining as u32;
+            // Whatever the pod declares, what it opens itself is taken.
+            assert_eq!(verdict == Egress::Capture, opens && !draining, "{config:?} {flow:?}");
+            assert_eq!(verdict == Egress::Pass, opens && draining, "{config:?} {flow:?}");
+            let answer = !opens && probed(&config, &mapped(peer), own);
+            assert_eq!(verdict == Egress::PassProbe, answer, "{config:?} {flow:?}");
+            let strict = config.phase == Phase::Strict as u32;
+            assert_eq!(verdict == Egress::LoopUnlessOlder, strict && !opens && !answer, "{config:?} {flow:?}");
+        }
+    }
+}
+
+#[test]
+fn laws_of_what_arrives() {
+    for config in configs() {
+        for (peer, far, own, flags) in packets() {
+            let flow = flow((peer, far), (POD, own), flags);
+            let verdict = ingress(&config, &flow);
+            let opens = flags & SYN != 0 && flags & ACK == 0;
+            let probe = probed(&config, &mapped(peer), own);
+            assert_eq!(verdict == Ingress::PassProbe, probe, "{config:?} {flow:?}");
+            if probe {
+                continue;
+            }
+            let listener = if own == HBONE_PORT { HBONE_PORT } else { PLAINTEXT_PORT };
+            let expected = match (config.phase, opens) {
+                (phase, true) if phase == Phase::Draining as u32 => Ingress::Pass,
+                (_, true) => Ingress::Listener(listener),
+                // Whatever has no socket meets the agent, or the agent's own port.
+                (phase, false) if phase == Phase::Strict as u32 && own != HBONE_PORT => {
+                    Ingress::ListenerIfUnknown(PLAINTEXT_PORT)
+                }
+                (_, false) => Ingress::Pass,
+            };
+            assert_eq!(verdict, expected, "{config:?} {flow:?}");
+        }
+    }
+}
+
+/// A probe that comes in gets its answer out, and nothing else goes that way.
+#[test]
+fn probes_pass_both_ways_or_not_at_all() {
+    for config in configs() {
+        for (peer, far, own, _) in packets() {
+            let asked = ingress(&config, &flow((peer, far), (POD, own), SYN)) == Ingress::PassProbe;
+            for flags in [SYN | ACK, ACK, FIN | ACK, RST] {
+                let answered = egress(&config, &flow((POD, own), (peer, far), flags)) == Egress::PassProbe;
+                assert_eq!(asked, answered, "{config:?} {peer:?}:{far} to port {own}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_the_flags_only_syn_and_ack_matter() {
+    for config in configs().filter(|config| config.probe_count == 1 && config.node_count == 1) {
+        for (peer, own) in [(NODE, 8080), (FAR, 80), (FAR, HBONE_PORT)] {
+            for flags in 0..=u8::MAX {
+                let (out, back) =
+                    (|flags| flow((POD, own), (peer, 4000), flags), |flags| flow((peer, 4000), (POD, own), flags));
+                let plain = flags & (SYN | ACK);
+                assert_eq!(egress(&config, &out(flags)), egress(&config, &out(plain)), "{flags:#x}");
+                assert_eq!(ingress(&config, &back(flags)), ingress(&config, &back(plain)), "{flags:#x}");
+            }
+        }
+    }
+}
+
+/// The two ends of a connection know it under mirrored keys.
+#[test]
+fn keys_are_mirrored() {
+    let there = flow((POD, 4000), (FAR, 80), SYN);
+    let back = flow((FAR, 80), (POD, 4000), SYN | ACK);
+    assert_eq!(there.as_sender(), back.as_receiver());
+    assert_eq!(there.as_receiver(), back.as_sender());
+    assert_eq!((there.as_sender().local, there.as_sender().local_port), (mapped(POD), 4000));
+    assert_ne!(there.as_sender(), there.as_receiver());
+}
