@@ -51,7 +51,7 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { date, commit, kernel, architecture, cpu, cores, memory_gib, congestion_control, load } = self;
         write!(f, "{date}, commit {commit}; kernel {kernel} {architecture}, {cores} cores ({cpu}), ")?;
-        write!(f, "{memory_gib:.0} GiB, {congestion_control}, load {load}")
+        write!(f, "{memory_gib} GiB, {congestion_control}, load {load}")
     }
 }
 
@@ -72,7 +72,7 @@ fn field(text: &str, name: &str) -> Option<String> {
 
 fn gibibytes(meminfo: &str) -> Option<f64> {
     let kibibytes: f64 = field(meminfo, "MemTotal")?.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes / f64::from(1 << 20))
+    Some((kibibytes / f64::from(1 << 20)).round())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use mesh_e2e::{Lab, Node, Process, RunningPod, eventually};
 use serde_json::json;
 
@@ -104,10 +104,10 @@ impl Proxy {
         command.env("ZTUNNEL_WORKER_THREADS", cores.to_string()).env("RUST_LOG", "warn");
         let process = lab.spawn(&format!("ztunnel-{}", node.name), &mut command)?;
         let own = lab.pods().iter().filter(|pod| pod.node == node.name);
-        let announced = announcer.announce(own);
-        let announced =
-            announced.with_context(|| format!("the proxy of {}; it says:\n{}", node.name, process.log().tail(LOG)))?;
-        Ok(Self { process, _announced: announced })
+        match announcer.announce(own) {
+            Ok(announced) => Ok(Self { process, _announced: announced }),
+            Err(error) => bail!("{}: {error:#}; it said:\n{}", node.name, process.log().tail(LOG)),
+        }
     }
 }
 
