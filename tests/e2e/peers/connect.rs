@@ -1,8 +1,11 @@
 //! CONNECT requests of a good peer, and their answers (protocol note, section 5.3).
 
+use std::io::{Read, Write};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use h2::Reason;
 use http::{Method, Request};
 use mesh_e2e::Lab;
 
@@ -104,6 +107,43 @@ pub(super) fn success(lab: &Lab) -> Result<()> {
     let refused = tunnel.connect("10.40.2.10:82")?;
     ensure!(refused.status == 503 && refused.baggage.is_none(), "answered with {}", refused.status);
     Ok(())
+}
+
+/// RST_STREAM with NO_ERROR or CANCEL is the end of data (protocol note, section 5.6); with another code it is a reset.
+pub(super) fn resets(lab: &Lab) -> Result<()> {
+    let (door, ends) = mpsc::channel();
+    let _application = lab.pod("server").serve(80, move |stream, _| {
+        let (mut stream, mut buffer) = (stream, [0; 64]);
+        let end = loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break None,
+                Ok(length) => stream.write_all(&buffer[..length])?,
+                Err(error) => break Some(error.kind()),
+            }
+        };
+        door.send(end).ok();
+        Ok(())
+    })?;
+    let mut wrong = Vec::new();
+    let reset = Some(std::io::ErrorKind::ConnectionReset);
+    for (reason, expected) in [
+        (Reason::NO_ERROR, None),
+        (Reason::CANCEL, None),
+        (Reason::CONNECT_ERROR, reset),
+        (Reason::INTERNAL_ERROR, reset),
+    ] {
+        let mut tunnel = tunnel(lab)?;
+        let mut answer = tunnel.connect("10.40.2.10:80")?;
+        ensure!(tunnel.exchange(&mut answer, "through")? == "through", "other bytes came back");
+        answer.send.send_reset(reason);
+        // The reset goes out while something is done on the tunnel.
+        ensure!(tunnel.connect("10.40.2.10")?.status == 400, "the tunnel does not go on");
+        let end = ends.recv_timeout(SOON).with_context(|| format!("{reason:?}: the application sees no end"))?;
+        if end != expected {
+            wrong.push(format!("{reason:?}: the application sees {end:?}, should {expected:?}"));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n  ")) }
 }
 
 pub(super) fn denied(lab: &Lab) -> Result<()> {
