@@ -37,6 +37,7 @@ struct NodeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct ControlArgs {
     #[command(subcommand)]
     verb: Option<ControlVerb>,
@@ -106,10 +107,20 @@ impl LogArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
+
+    use super::Cli;
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn control_serves_or_issues() {
+        let parses = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(parses("mesh-agent control --config f"));
+        assert!(parses("mesh-agent control issue --config f --identity i --out-cert c --out-key k"));
+        assert!(!parses("mesh-agent control"));
     }
 }

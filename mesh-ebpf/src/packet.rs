@@ -1,14 +1,23 @@
-//! Reading a packet's headers: Ethernet, IPv4 with options, IPv6 with extension headers, TCP. Every read goes through
-//! `bpf_skb_load_bytes`, which checks bounds and reads non-linear packets too.
+//! Reading a packet's headers: IPv4 with options, IPv6 with extension headers, TCP. Every read goes through
+//! `bpf_skb_load_bytes_relative`, which counts from the network header (so that interfaces without a link header are read
+//! right), checks bounds and reads non-linear packets too.
 
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::TcContext;
 use mesh_common::classify::Flow;
 use mesh_common::maps::mapped;
 
-const ETHERNET: usize = 14;
 const ETHERTYPE_V4: u16 = 0x0800;
 const ETHERTYPE_V6: u16 = 0x86dd;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ESP: u8 = 50;
+const ICMP_V6: u8 = 58;
+const SCTP: u8 = 132;
 
 /// What a packet is to the capture.
 pub enum Packet {
@@ -38,6 +47,17 @@ pub fn read(ctx: &TcContext) -> Packet {
     }
 }
 
+/// Reads `T` at `offset` from the network header.
+#[inline(always)]
+fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let (to, size) = (value.as_mut_ptr().cast(), size_of::<T>() as u32);
+    // SAFETY: `to` has room for `size` bytes; the helper checks the packet's bounds.
+    let error = unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), offset as u32, to, size, BPF_HDR_START_NET) };
+    // SAFETY: the helper has written all of it; the types read here are integers and arrays of them.
+    (error == 0).then(|| unsafe { value.assume_init() })
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Ipv4 {
@@ -55,7 +75,7 @@ struct Ipv4 {
 
 #[inline(always)]
 fn read_v4(ctx: &TcContext) -> Option<Packet> {
-    let ip: Ipv4 = ctx.load(ETHERNET).ok()?;
+    let ip: Ipv4 = load(ctx, 0)?;
     if ip.protocol != TCP {
         return Some(Packet::Other);
     }
@@ -67,7 +87,7 @@ fn read_v4(ctx: &TcContext) -> Option<Packet> {
     if length < 20 {
         return None;
     }
-    let tcp = read_tcp(ctx, ETHERNET + length)?;
+    let tcp = read_tcp(ctx, length)?;
     Some(Packet::Tcp(tcp.flow(mapped(ip.source), mapped(ip.destination)), Family::V4))
 }
 
@@ -92,9 +112,9 @@ const DESTINATION: u8 = 60;
 
 #[inline(always)]
 fn read_v6(ctx: &TcContext) -> Option<Packet> {
-    let ip: Ipv6 = ctx.load(ETHERNET).ok()?;
+    let ip: Ipv6 = load(ctx, 0)?;
     let mut next = ip.next;
-    let mut at = ETHERNET + IPV6;
+    let mut at = IPV6;
     let mut i = 0;
     while i < MAX_EXTENSIONS {
         match next {
@@ -103,13 +123,15 @@ fn read_v6(ctx: &TcContext) -> Option<Packet> {
                 return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6));
             }
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                let extension: [u8; 2] = ctx.load(at).ok()?;
+                let extension: [u8; 2] = load(ctx, at)?;
                 next = extension[0];
                 at += (usize::from(extension[1]) + 1) * 8;
             }
             FRAGMENT => {
-                let protocol: u8 = ctx.load(at).ok()?;
-                return Some(if protocol == TCP { Packet::Fragment } else { Packet::Other });
+                // What follows may be further extensions and TCP after them: only what is surely not TCP is let through.
+                let protocol: u8 = load(ctx, at)?;
+                let not_tcp = matches!(protocol, UDP | ICMP_V6 | SCTP | ESP);
+                return Some(if not_tcp { Packet::Other } else { Packet::Fragment });
             }
             _ => return Some(Packet::Other),
         }
@@ -145,5 +167,5 @@ impl Tcp {
 #[inline(always)]
 fn read_tcp(ctx: &TcContext, at: usize) -> Option<Tcp> {
     // 14 bytes are read as 16 because of the struct's alignment; a TCP header has at least 20.
-    ctx.load::<Tcp>(at).ok()
+    load::<Tcp>(ctx, at)
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SanType,
 };
 
 use super::config::ControlFile;
@@ -25,6 +26,8 @@ pub enum IssueError {
     File { path: String, cause: io::Error },
     #[error("the request is no valid, self-signed PKCS #10 request: {0}")]
     Request(rcgen::Error),
+    #[error("the mounted key is not the key of the mounted root certificate")]
+    OtherKey,
     #[error("{0}")]
     Certificate(#[from] rcgen::Error),
 }
@@ -57,6 +60,9 @@ impl Issuer {
             fs::read_to_string(path).map_err(|cause| IssueError::File { path: path.display().to_string(), cause })
         };
         let (root, key) = (read(&mounted.cert)?, KeyPair::from_pem(&read(&mounted.key)?)?);
+        if !holds(&root, &key) {
+            return Err(IssueError::OtherKey);
+        }
         Ok(Self { signer: Signer::from_ca_cert_pem(&root, key)?, root })
     }
 
@@ -110,6 +116,13 @@ impl Issuer {
     }
 }
 
+/// Whether the certificate's public key is the key's. One that cannot be parsed is refused by the signer, with its reason.
+fn holds(root: &str, key: &KeyPair) -> bool {
+    let parsed = x509_parser::pem::parse_x509_pem(root.as_bytes());
+    let Ok((_, pem)) = &parsed else { return true };
+    pem.parse_x509().is_ok_and(|certificate| certificate.public_key().raw == key.subject_public_key_info())
+}
+
 fn usages(params: &mut CertificateParams) {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -128,8 +141,10 @@ fn set_validity(params: &mut CertificateParams, lifetime: Lifetime) {
 
 /// Writes a file that only its owner may read.
 pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // The mode above is only for a file that is made.
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(text.as_bytes())
 }
 

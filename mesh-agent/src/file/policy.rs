@@ -94,7 +94,8 @@ impl Reading<'_> {
     fn rule(&mut self, written: &schema::Rule, action: Action) -> Option<Rule> {
         let l7 = written.to.iter().any(|to| operation_is_l7(&to.operation))
             || written.from.iter().any(|from| source_is_l7(&from.source))
-            || written.when.iter().any(|when| when_field(&when.key).is_none());
+            || written.when.iter().any(|when| is_l7(&when.key));
+        written.when.iter().for_each(|when| self.check_key(&when.key));
         if l7 {
             self.warn_of_l7(action);
             if action == Action::Allow {
@@ -175,13 +176,17 @@ impl Reading<'_> {
                 fields.not_destination_ports = self.ports(&written.not_values);
             }
             // An empty match never matches: the rule does nothing at layer 4.
-            None if written.key.starts_with("request.") || written.key.starts_with("connection.") => {}
-            None => self.mistake(&format!(
-                "unknown condition {:?}; at layer 4 there are source.ip, source.namespace, source.principal, destination.ip and destination.port",
-                written.key
-            )),
+            None => {}
         }
         fields
+    }
+
+    fn check_key(&mut self, key: &str) {
+        if when_field(key).is_none() && !is_l7(key) {
+            self.mistake(&format!(
+                "unknown condition {key:?}; at layer 4 there are source.ip, source.namespace, source.principal, destination.ip and destination.port"
+            ));
+        }
     }
 
     fn ports(&mut self, texts: &[String]) -> Vec<u16> {
@@ -239,6 +244,11 @@ fn when_field(key: &str) -> Option<Field> {
         "destination.port" => Field::DestinationPort,
         _ => return None,
     })
+}
+
+/// Whether a condition's key is one that only a waypoint can judge.
+fn is_l7(key: &str) -> bool {
+    ["request.", "connection.", "remote.", "experimental."].iter().any(|family| key.starts_with(family))
 }
 
 fn operation_is_l7(operation: &Operation) -> bool {

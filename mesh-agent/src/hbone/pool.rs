@@ -115,3 +115,6 @@ impl<K: Hash + Eq + Clone, P: 'static, E: 'static> Pool<K, P, E> {
         self.lanes.borrow_mut().clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

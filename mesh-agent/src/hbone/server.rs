@@ -52,13 +52,24 @@ impl Incoming {
     }
 }
 
+/// A connection whose client has said its HTTP/2 preface.
+pub type Started<T> = Connection<T, Bytes>;
+
+/// Starts HTTP/2 on `io`, which is past its TLS handshake; waits for the client's preface.
+pub async fn start<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> Result<Started<T>, h2::Error> {
+    builder().handshake(io).await
+}
+
 /// Serves one connection: `on_stream` gets each CONNECT and must not block. When `leaving` is cancelled the client is told
 /// to go elsewhere (GOAWAY) and the connection ends with its last stream.
-pub async fn serve<T>(io: T, leaving: CancellationToken, mut on_stream: impl FnMut(Incoming)) -> Result<(), h2::Error>
+pub async fn serve<T>(
+    mut connection: Started<T>,
+    leaving: CancellationToken,
+    mut on_stream: impl FnMut(Incoming),
+) -> Result<(), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection: Connection<T, Bytes> = builder().handshake(io).await?;
     let mut pings = std::pin::pin!(keep_alive(connection.ping_pong()));
     let mut told = false;
     loop {

@@ -3,9 +3,8 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::sync::oneshot;
 
 use super::client::Slot;
 
@@ -20,7 +19,17 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Sender {
     inner: SendStream<Bytes>,
+    /// The last bytes that were sent, kept to see when h2 has let go of them.
+    last: Bytes,
+    end: End,
     _slot: Option<Slot>,
+}
+
+/// How this direction has ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    Ended,
 }
 
 /// From the peer.
@@ -41,7 +50,10 @@ pub enum StreamError {
 
 impl Stream {
     pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, slot: Option<Slot>) -> Self {
-        Self { send: Sender { inner: send, _slot: slot }, receive: Receiver { inner: receive } }
+        Self {
+            send: Sender { inner: send, last: Bytes::new(), end: End::Open, _slot: slot },
+            receive: Receiver { inner: receive },
+        }
     }
 }
 
@@ -67,7 +79,18 @@ impl Sender {
 
     /// Sends bytes for which [`Sender::poll_room`] made room.
     pub fn send(&mut self, data: Bytes) -> Result<(), StreamError> {
+        self.last = data.clone();
         self.inner.send_data(data, false).map_err(StreamError::from)
+    }
+
+    /// The buffer of what was sent last, empty, if it has left.
+    pub fn recycle(&mut self) -> Option<BytesMut> {
+        if !self.last.is_unique() {
+            return None;
+        }
+        let mut buffer = std::mem::take(&mut self.last).try_into_mut().ok()?;
+        buffer.clear();
+        Some(buffer)
     }
 
     /// Gives back room that was asked for and not used, so that quiet streams hold none of the connection's window.
@@ -77,22 +100,26 @@ impl Sender {
 
     /// Ends this direction in order.
     pub fn finish(&mut self) -> Result<(), StreamError> {
+        self.end = End::Ended;
         self.inner.send_data(Bytes::new(), true).map_err(StreamError::from)
     }
 
     /// Cuts the stream as [`Sender::reset`] does, but not before what was sent has left, or `limit` has passed. (h2
-    /// throws away what is queued on a stream that is reset.)
+    /// throws away what is queued on a stream that is reset, and says nothing of what has left; but it drops the bytes.)
     pub async fn reset_after_data(&mut self, limit: Duration) {
-        let (mark, passed) = oneshot::channel();
-        if self.inner.send_data(Bytes::from_owner(Mark { _dropped_when_sent: mark }), false).is_ok() {
-            // The mark's end is dropped with its frame, when that has been written; there is nothing to receive.
-            tokio::time::timeout(limit, passed).await.ok();
-        }
+        let left = async {
+            while !self.last.is_empty() && !self.last.is_unique() {
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        // What has not left by then is lost.
+        tokio::time::timeout(limit, left).await.ok();
         self.reset();
     }
 
     /// Cuts the stream: the application on this side reset its connection.
     pub fn reset(&mut self) {
+        self.end = End::Ended;
         self.inner.send_reset(Reason::CONNECT_ERROR);
     }
 
@@ -105,14 +132,15 @@ impl Sender {
     }
 }
 
-/// An empty frame that tells when the frames before it are gone.
-struct Mark {
-    _dropped_when_sent: oneshot::Sender<()>,
-}
+/// How often it is looked whether bytes have left.
+const GLANCE: Duration = Duration::from_millis(1);
 
-impl AsRef<[u8]> for Mark {
-    fn as_ref(&self) -> &[u8] {
-        &[]
+impl Drop for Sender {
+    /// h2 would say CANCEL, which peers take for an end in order: data cut short would look complete.
+    fn drop(&mut self) {
+        if self.end == End::Open {
+            self.reset();
+        }
     }
 }
 

@@ -31,7 +31,7 @@ fn connect() -> http::Request<()> {
 /// A tunnel whose server gives every CONNECT to `serve`.
 async fn pair(leaving: CancellationToken, serve: impl FnMut(Incoming) + 'static) -> Tunnel<()> {
     let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
-    tokio::task::spawn_local(async move { server::serve(far, leaving, serve).await });
+    tokio::task::spawn_local(async move { server::serve(server::start(far).await?, leaving, serve).await });
     let (tunnel, driver) = client::start(near, ()).await.unwrap();
     tokio::task::spawn_local(driver);
     tunnel

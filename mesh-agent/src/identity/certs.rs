@@ -197,12 +197,14 @@ async fn keep_fresh(authority: Arc<impl Certify>, slots: Arc<Semaphore>, order: 
 /// How long one look at the clock may be trusted: it may be set, or have stood still while the machine slept.
 const GLANCE: Duration = Duration::from_secs(60);
 
-/// Waits until the wall clock, by which certificates expire, shows `next`.
+/// Waits until the wall clock, by which certificates expire, shows `next`, and no longer than it should take: the clock may
+/// be set back, too.
 async fn sleep_until(next: SystemTime, clock: Clock) {
-    while let Ok(left) = next.duration_since(clock())
-        && !left.is_zero()
-    {
-        tokio::time::sleep(left.min(GLANCE)).await;
+    let left = |now| next.duration_since(now).unwrap_or_default();
+    let latest = tokio::time::Instant::now() + left(clock());
+    while !left(clock()).is_zero() && tokio::time::Instant::now() < latest {
+        let glance = tokio::time::Instant::now() + left(clock()).min(GLANCE);
+        tokio::time::sleep_until(glance.min(latest)).await;
     }
 }
 

@@ -68,7 +68,8 @@ impl Verifier {
         let identities = identities(leaf);
         let got = identities.first().ok_or(WrongPeer::NoIdentity)?;
         match &self.expected {
-            Expected::TrustDomain(domain) if identities.iter().any(|id| *id.trust_domain() == **domain) => Ok(()),
+            // The first, because it is the one that policies will be asked about.
+            Expected::TrustDomain(domain) if *got.trust_domain() == **domain => Ok(()),
             Expected::TrustDomain(domain) => {
                 Err(WrongPeer::TrustDomain { got: got.clone(), wanted: Arc::clone(domain) })
             }

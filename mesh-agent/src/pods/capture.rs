@@ -118,11 +118,12 @@ impl Kernel {
     }
 
     /// Puts rules, routes and sysctls in place, having first noted what they replace.
-    fn prepare(&self, spec: &PodSpec) -> io::Result<()> {
+    fn prepare(&self, spec: &PodSpec, inode: u64) -> io::Result<()> {
         let wanted = namespace::sysctls()?;
         let mut undo = self.records.read(&spec.uid).unwrap_or_else(|| Undo {
             uid: spec.uid.to_string(),
             netns: spec.netns.clone(),
+            inode,
             interface: spec.interface.clone(),
             clsact: self.mechanism == Mechanism::Clsact,
             ..Undo::default()
@@ -144,6 +145,16 @@ impl Kernel {
         self.records.write(&undo)?;
         wanted.iter().try_for_each(|sysctl| namespace::write(&sysctl.path, &sysctl.value))?;
         namespace::routing(Change::Add)
+    }
+
+    /// What is pinned under the pod's name may belong to a former pod, in another namespace or on another interface:
+    /// adopting that would leave this one uncaptured.
+    fn forget_another(&self, spec: &PodSpec, inode: u64) -> Result<(), CaptureError> {
+        let same = |undo: &Undo| undo.inode == inode && undo.interface == spec.interface;
+        if self.records.read(&spec.uid).is_some_and(|undo| same(&undo)) {
+            return Ok(());
+        }
+        self.withdraw(&spec.uid)
     }
 
     fn start(&self, spec: &PodSpec, netns: &Netns, listeners: &[PodListeners]) -> Result<Origin, CaptureError> {
@@ -197,9 +208,11 @@ impl Capture for Kernel {
         if same(&netns, &Netns::current().map_err(system("own namespace"))?)? {
             return Err(CaptureError::HostNetwork);
         }
+        let inode = netns.id().map_err(system("own namespace"))?.1;
+        self.forget_another(spec, inode)?;
         let inside = || -> Result<_, CaptureError> {
             let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
-            self.prepare(spec).map_err(system("preparing the pod's namespace"))?;
+            self.prepare(spec, inode).map_err(system("preparing the pod's namespace"))?;
             let origin = self.start(spec, &netns, &listeners)?;
             Ok((listeners, origin))
         };
@@ -232,7 +245,8 @@ impl Capture for Kernel {
         self.pins.remove_pod(uid)?;
         if let Some(undo) = self.records.read(uid) {
             // A namespace that is gone has taken everything with it.
-            if let Ok(netns) = Netns::open(&undo.netns) {
+            let there = Netns::open(&undo.netns).ok().filter(|netns| netns.id().is_ok_and(|id| id.1 == undo.inode));
+            if let Some(netns) = there {
                 netns
                     .run(|| self.undo(&undo))
                     .map_err(entering(&undo.netns))?

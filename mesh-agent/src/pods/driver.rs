@@ -92,7 +92,9 @@ impl<C: Capture> Driver<C> {
         while !stop.is_cancelled() {
             let wanted = Arc::clone(&desired.borrow_and_update());
             let settled = self.converge(&wanted).await;
-            wait = if settled { RETRY } else { (wait * 2).min(RETRY_CAP) };
+            if settled {
+                wait = RETRY;
+            }
             tokio::select! {
                 changed = desired.changed() => {
                     if changed.is_err() {
@@ -101,7 +103,7 @@ impl<C: Capture> Driver<C> {
                 }
                 // A failure is noted and tried again by the next round.
                 Some(uid) = self.leaving.next() => drop(self.remove(uid).await),
-                () = tokio::time::sleep(wait), if !settled => {}
+                () = tokio::time::sleep(wait), if !settled => wait = (wait * 2).min(RETRY_CAP),
                 () = stop.cancelled() => {}
             }
         }
@@ -170,9 +172,11 @@ impl<C: Capture> Driver<C> {
             }
             Step::Discard(uid) => {
                 let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
-                self.left_behind.retain(|left| *left != uid);
                 let result = blocking(move || capture.withdraw(&gone)).await;
-                result.map_err(|error| tracing::warn!(pod = %uid, %error, "cannot remove what a former agent left"))
+                if result.is_ok() {
+                    self.left_behind.retain(|left| *left != uid);
+                }
+                result.map_err(|error| tracing::warn!(pod = %uid, %error, "cannot remove what was left of a pod"))
             }
         }
     }
@@ -271,6 +275,10 @@ impl<C: Capture> Driver<C> {
             OnShutdown::Withdraw => {
                 for uid in uids {
                     self.release(&uid, self.settings.drain).await;
+                }
+                self.forget_failures(&[]);
+                for uid in std::mem::take(&mut self.left_behind) {
+                    self.execute(Step::Discard(uid)).await.ok();
                 }
             }
         }

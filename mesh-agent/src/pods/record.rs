@@ -13,6 +13,9 @@ use crate::bpf::fs::file_name;
 pub(super) struct Undo {
     pub(super) uid: String,
     pub(super) netns: PathBuf,
+    /// Inode of the namespace: the path may name another one by now.
+    #[serde(default)]
+    pub(super) inode: u64,
     pub(super) interface: String,
     /// Sysctl files and the values they had.
     pub(super) sysctls: Vec<(String, String)>,

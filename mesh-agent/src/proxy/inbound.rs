@@ -1,6 +1,7 @@
 //! Inbound HBONE: verify, authorise, then connect to the application, then answer 200, then copy.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::hbone::server::{self, Incoming};
 use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_identity};
 use crate::model::addr::canonical;
 use crate::model::{Identity, Peer, Service, Workload, World};
+use crate::sys::socket::carry_streams;
 
 type Tls = TlsStream<ReadAhead<TcpStream>>;
 
@@ -42,10 +44,15 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
         Ok(open) => open,
         Err(error) => return refuse(Reporter::Destination, peer, dialled, &error.to_string()),
     };
+    let connection = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, server::start(tls)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return refuse(Reporter::Destination, peer, dialled, &Error::Http2(error).to_string()),
+        Err(_) => return refuse(Reporter::Destination, peer, dialled, "http2: the peer did not begin in time"),
+    };
     let tunnel = Rc::new(tunnel);
     let (cut, leaving) = (pod.cut.clone(), pod.leaving.clone());
     let streams = pod.tasks.clone();
-    let serving = server::serve(tls, leaving, |incoming| {
+    let serving = server::serve(connection, leaving, |incoming| {
         streams.spawn_local(stream(Rc::clone(&pod), Rc::clone(&tunnel), incoming));
     });
     // Boxed: one long-lived allocation per tunnel instead of a large task.
@@ -56,6 +63,8 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
 
 async fn handshake(pod: &Pod, tcp: TcpStream, peer: SocketAddr) -> Result<(Tls, Tunnel), Error> {
     let dialled = tcp.local_addr().map(canonical).map_err(|e| Error::Broken(copy::Broken::Local(e)))?;
+    // Without it the tunnel works, too.
+    carry_streams(tcp.as_fd()).ok();
     let workload = pod.workload().await?;
     let credentials = pod.credentials(&workload.identity).await?;
     let accepting = TlsAcceptor::from(credentials.server_config()).accept(ReadAhead::new(tcp));

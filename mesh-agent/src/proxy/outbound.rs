@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,10 +26,11 @@ use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_identity};
 use crate::model::addr::canonical;
 use crate::model::route::route;
 use crate::model::{Identity, OrigDst, Route, Workload};
+use crate::sys::socket::{carry_streams, is_local};
 
 /// Serves one captured connection from its accept to its record.
 pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
-    let original = match original_destination(&tcp) {
+    let original = match original_destination(&pod, &tcp) {
         Ok(original) => original,
         Err(error) => return early(&tcp, Reporter::Source, client, None, &error),
     };
@@ -53,11 +55,12 @@ pub(super) fn early(tcp: &TcpStream, reporter: Reporter, src: SocketAddr, dst: O
 }
 
 /// With transparent capture the accepted socket's own address is where the application wanted to go.
-fn original_destination(tcp: &TcpStream) -> Result<OrigDst, Error> {
+fn original_destination(pod: &Pod, tcp: &TcpStream) -> Result<OrigDst, Error> {
     let local = tcp.local_addr().map_err(|cause| Error::Broken(copy::Broken::Local(cause)))?;
     let original = canonical(local);
     let own_port = matches!(original.port(), OUTBOUND_PORT | PLAINTEXT_PORT | HBONE_PORT);
-    if original.ip().is_loopback() && own_port {
+    // Dialled by the pod itself, the agent's ports would make it call itself for ever.
+    if own_port && pod.local.netns.run(|| is_local(original.ip())).unwrap_or(true) {
         return Err(Error::SelfCall(original));
     }
     Ok(OrigDst(original))
@@ -152,6 +155,8 @@ async fn open<'a>(pod: &Rc<Pod>, key: &TunnelKey, head: impl Fn() -> Connect<'a>
 async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Identity>>, Error> {
     let credentials = pod.credentials(&key.source).await?;
     let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
+    // Without it the tunnel works, too.
+    carry_streams(tcp.as_fd()).ok();
     let connector = TlsConnector::from(
         credentials.client_config(&key.accepted).map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?,
     );

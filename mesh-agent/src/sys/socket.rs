@@ -69,6 +69,20 @@ pub fn start_connect(source: Source, to: SocketAddr) -> io::Result<std::net::Tcp
     Ok(socket.into())
 }
 
+/// Bytes of a tunnel that wait in the kernel for their turn on the wire. More only delays streams that have little to send
+/// behind those that have much: where the streams take turns is above the socket.
+const TUNNEL_UNSENT: u32 = 128 << 10;
+
+/// Prepares a connection to carry many streams.
+pub fn carry_streams(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(TUNNEL_UNSENT)
+}
+
+/// Whether the address is one of the thread's namespace.
+pub fn is_local(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
+}
+
 fn new_socket(family_of: IpAddr) -> io::Result<Socket> {
     let domain = if family_of.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;

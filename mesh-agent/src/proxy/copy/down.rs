@@ -154,3 +154,6 @@ impl Down {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

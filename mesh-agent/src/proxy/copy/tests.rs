@@ -104,7 +104,7 @@ impl Path {
                 let (here, there) = tokio::io::duplex(64 << 10);
                 spawn_local(async move {
                     let accept = |incoming: server::Incoming| give.send(incoming.accept(None).unwrap()).unwrap();
-                    server::serve(there, CancellationToken::new(), accept).await
+                    server::serve(server::start(there).await.unwrap(), CancellationToken::new(), accept).await
                 });
                 let onward = carry(near, here).await;
                 let mut stream = take.recv().await.unwrap();
@@ -170,7 +170,8 @@ async fn sockets() -> (TcpStream, TcpStream) {
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, test);
+    let timed = async { timeout(Duration::from_secs(60), test).await.expect("nothing hangs") };
+    LocalSet::new().block_on(&runtime, timed);
 }
 
 /// Bytes in which a piece that is lost, doubled or moved shows.

@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 
 use super::{Broken, SMALLEST, next_size};
@@ -42,14 +42,14 @@ impl Up {
                 return Poll::Pending;
             }
             let room = ready!(sender.poll_room(cx, self.size))?;
-            self.buffer.reserve(self.size);
+            self.make_space(sender);
             match read(tcp, &mut self.buffer, room) {
                 Ok(0) => {
                     sender.finish()?;
                     self.done = Done::Yes;
                 }
                 Ok(n) => {
-                    sender.send(self.buffer.split().freeze())?;
+                    sender.send(self.take())?;
                     self.size = next_size(self.size, n);
                     count(n);
                 }
@@ -58,6 +58,26 @@ impl Up {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn make_space(&mut self, sender: &mut Sender) {
+        if self.buffer.capacity() < self.size {
+            self.buffer = match sender.recycle() {
+                Some(buffer) if buffer.capacity() >= self.size => buffer,
+                _ => BytesMut::with_capacity(self.size),
+            };
+        }
+    }
+
+    /// What was read, as bytes of their own: a buffer that others share would not tell when it has left. Little data is
+    /// copied, so that what waits for the wire holds no buffer many times its size.
+    fn take(&mut self) -> Bytes {
+        if self.buffer.len() * 4 < self.buffer.capacity() {
+            let data = Bytes::copy_from_slice(&self.buffer);
+            self.buffer.clear();
+            return data;
+        }
+        std::mem::take(&mut self.buffer).freeze()
     }
 
     fn fall_quiet(&mut self, sender: &mut Sender) {
