@@ -78,8 +78,9 @@ fn checks(root: &Path) -> Tally {
     let mut tally = check(step::run("rustfmt", cargo(root).args(["fmt", "--all", "--check"])));
     tally += check(step::run("rustfmt of the eBPF programs", cargo(&root.join("mesh-ebpf")).args(["fmt", "--check"])));
     tally += check(step::timed("tidy", || tidy::run(root)));
-    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "--deny", "warnings"];
-    tally += check(step::run("clippy", cargo(root).args(clippy)));
+    let mut clippy = cargo(root);
+    clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--keep-going"]);
+    tally += check(step::run("clippy", clippy.args(["--", "--deny", "warnings"])));
     tally
 }
 

@@ -41,7 +41,7 @@ fn a_module_imports_only_lower_ranks() {
     assert_found(sys, "use crate::{\n    sys::{a, b},\n    model::{self, c},\n};", &["4 Rank"]);
     assert_found(sys, "use super::super::model;", &["2 Rank"]);
     assert_found(sys, "use super::socket;", &[]);
-    assert_found(model, "#[cfg(test)]\nmod tests {\n    use super::*;\n}", &[]);
+    assert_found(sys, "#[cfg(test)]\nmod tests {\n    use crate::model::Pod;\n}", &[]);
     assert_found(sys, "// crate::model is above\nconst S: &str = \"crate::model\";", &[]);
     assert_found(sys, "use crate::nowhere::X;", &["2 Rank"]);
     assert_found("mesh-agent/src/unlisted.rs", "", &["1 Rank"]);
