@@ -17,7 +17,7 @@ const CRATES: [(&str, &[&str]); 21] = [
     ("prost", &["mesh-agent/src/proto"]),
     ("rcgen", &["mesh-agent/src/identity/csr.rs", "mesh-agent/src/control"]),
     ("webpki", &["mesh-agent/src/identity"]),
-    ("x509_parser", &["mesh-agent/src/identity"]),
+    ("x509_parser", &["mesh-agent/src/identity", "mesh-agent/src/control/issuer.rs"]),
     ("prometheus_client", &["mesh-agent/src/telemetry"]),
     ("tracing_subscriber", &["mesh-agent/src/telemetry"]),
     ("serde_saphyr", &["mesh-agent/src/file"]),
