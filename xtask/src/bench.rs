@@ -108,7 +108,8 @@ fn measure(plan: &Plan, agent: &Path, peer: Option<&Peer>) -> Result<Record> {
 }
 
 fn report(machine: &Machine, plan: &Plan, figures: &[Figure], record: &Record) {
-    say(format_args!("\n{machine}\nmedians of {} rounds of {} s", plan.rounds, plan.seconds));
+    let rounds = if plan.rounds == 1 { "one round".to_owned() } else { format!("medians of {} rounds", plan.rounds) };
+    say(format_args!("\n{machine}\n{rounds}, {} s for each measurement", plan.seconds));
     say(table::table(figures));
     let lists = [("Remarks", &record.remarks), ("Failures", &record.failures)];
     for (title, lines) in lists.into_iter().filter(|(_, lines)| !lines.is_empty()) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_e2e::topology::LogFormat;
 use mesh_e2e::{Lab, Nginx, Pod, Process, RunningPod, Topology, eventually};
 
 use super::peer::{Kind, Peer};
@@ -20,7 +21,7 @@ pub(super) const HTTP: u16 = 8080;
 /// What nginx answers with.
 const PAGE: usize = 512;
 const START: Duration = Duration::from_secs(10);
-const LOG: usize = 15;
+const LOG: usize = 8;
 
 /// One of those that are compared.
 #[derive(Debug)]
@@ -73,6 +74,7 @@ impl Contender {
             .pod(Pod::new(Target::Far.pod(), "n2"))
             .binary(agent.to_owned())
             .log("info,access=off")
+            .log_format(LogFormat::Text)
             .node_setting("on_shutdown", "withdraw")
             .node_setting("drain", "1s")
             .without_agents();

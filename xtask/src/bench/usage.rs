@@ -16,9 +16,10 @@ pub(super) enum Resident {
 }
 
 /// Seconds of CPU that these processes have used so far, in user mode and in the kernel. All threads count, also those
-/// that have ended, which their own lines under `task/` would no longer tell.
+/// that have ended, which their own lines under `task/` would no longer tell. A process that has ended is an error: what
+/// was measured meanwhile is worth nothing.
 pub(super) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
-    let used = |pid: &u32| ticks(&read(*pid, "stat")?).with_context(|| format!("the CPU time of process {pid}"));
+    let used = |pid: &u32| ticks(&read(*pid, "stat")?).with_context(|| format!("agent {pid} has ended"));
     let ticks: f64 = pids.iter().map(used).sum::<Result<f64>>()?;
     Ok(ticks / TICKS_PER_SECOND)
 }
@@ -29,21 +30,23 @@ pub(super) fn mebibytes(pids: &[u32], which: Resident) -> Result<f64> {
         Resident::Now => "VmRSS:",
         Resident::Peak => "VmHWM:",
     };
-    let used =
-        |pid: &u32| kibibytes(&read(*pid, "status")?, field).with_context(|| format!("the memory of process {pid}"));
+    let used = |pid: &u32| kibibytes(&read(*pid, "status")?, field).with_context(|| format!("agent {pid} has ended"));
     let kibibytes: f64 = pids.iter().map(used).sum::<Result<f64>>()?;
     Ok(kibibytes / 1024.0)
 }
 
 fn read(pid: u32, file: &str) -> Result<String> {
-    fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("process {pid} is gone"))
+    fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("agent {pid} is gone"))
 }
 
-/// `utime` and `stime`. The program's name, in parentheses, may hold anything.
+/// `utime` and `stime`, unless it is a zombie. The program's name, in parentheses, may hold anything.
 fn ticks(stat: &str) -> Option<f64> {
     let (_, after) = stat.rsplit_once(')')?;
-    let mut times = after.split_whitespace().skip(11).map(str::parse::<f64>);
-    Some(times.next()?.ok()? + times.next()?.ok()?)
+    let mut fields = after.split_whitespace();
+    let state = fields.next()?;
+    let mut times = fields.skip(10).map(str::parse::<f64>);
+    let ticks = times.next()?.ok()? + times.next()?.ok()?;
+    (state != "Z").then_some(ticks)
 }
 
 fn kibibytes(status: &str, field: &str) -> Option<f64> {
@@ -60,6 +63,7 @@ mod tests {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 3 0 250 75 9 9 20 0 3 0 12345 1000 200 18446744073709551615";
         assert_eq!(ticks(stat), Some(325.0));
         assert_eq!(ticks("42 (a) S 1"), None);
+        assert_eq!(ticks(&stat.replace(" S ", " Z ")), None);
     }
 
     #[test]
