@@ -1,18 +1,15 @@
-//! Reading a packet's headers: IPv4 with options, IPv6 with extension headers, TCP. Every read goes through
-//! `bpf_skb_load_bytes_relative`, which counts from the network header (so that interfaces without a link header are read
-//! right), checks bounds and reads non-linear packets too.
+//! Reading a packet's headers: Ethernet, IPv4 with options, IPv6 with extension headers, TCP. Every read goes through
+//! `bpf_skb_load_bytes`, which checks bounds and reads non-linear packets too.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
-use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::TcContext;
 use mesh_common::classify::Flow;
 use mesh_common::maps::mapped;
 
+const ETHERNET: usize = 14;
 const ETHERTYPE_V4: u16 = 0x0800;
 const ETHERTYPE_V6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ESP: u8 = 50;
@@ -43,19 +40,10 @@ pub fn read(ctx: &TcContext) -> Packet {
     match ethertype {
         ETHERTYPE_V4 => read_v4(ctx).unwrap_or(Packet::Unreadable),
         ETHERTYPE_V6 => read_v6(ctx).unwrap_or(Packet::Unreadable),
+        // A tag that the stack would take off again would hide a packet from us.
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Packet::Unreadable,
         _ => Packet::Other,
     }
-}
-
-/// Reads `T` at `offset` from the network header.
-#[inline(always)]
-fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
-    let (to, size) = (value.as_mut_ptr().cast(), size_of::<T>() as u32);
-    // SAFETY: `to` has room for `size` bytes; the helper checks the packet's bounds.
-    let error = unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), offset as u32, to, size, BPF_HDR_START_NET) };
-    // SAFETY: the helper has written all of it; the types read here are integers and arrays of them.
-    (error == 0).then(|| unsafe { value.assume_init() })
 }
 
 #[repr(C)]
@@ -75,7 +63,7 @@ struct Ipv4 {
 
 #[inline(always)]
 fn read_v4(ctx: &TcContext) -> Option<Packet> {
-    let ip: Ipv4 = load(ctx, 0)?;
+    let ip: Ipv4 = ctx.load(ETHERNET).ok()?;
     if ip.protocol != TCP {
         return Some(Packet::Other);
     }
@@ -87,7 +75,7 @@ fn read_v4(ctx: &TcContext) -> Option<Packet> {
     if length < 20 {
         return None;
     }
-    let tcp = read_tcp(ctx, length)?;
+    let tcp = read_tcp(ctx, ETHERNET + length)?;
     Some(Packet::Tcp(tcp.flow(mapped(ip.source), mapped(ip.destination)), Family::V4))
 }
 
@@ -112,9 +100,9 @@ const DESTINATION: u8 = 60;
 
 #[inline(always)]
 fn read_v6(ctx: &TcContext) -> Option<Packet> {
-    let ip: Ipv6 = load(ctx, 0)?;
+    let ip: Ipv6 = ctx.load(ETHERNET).ok()?;
     let mut next = ip.next;
-    let mut at = IPV6;
+    let mut at = ETHERNET + IPV6;
     let mut i = 0;
     while i < MAX_EXTENSIONS {
         match next {
@@ -123,13 +111,13 @@ fn read_v6(ctx: &TcContext) -> Option<Packet> {
                 return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6));
             }
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                let extension: [u8; 2] = load(ctx, at)?;
+                let extension: [u8; 2] = ctx.load(at).ok()?;
                 next = extension[0];
                 at += (usize::from(extension[1]) + 1) * 8;
             }
             FRAGMENT => {
                 // What follows may be further extensions and TCP after them: only what is surely not TCP is let through.
-                let protocol: u8 = load(ctx, at)?;
+                let protocol: u8 = ctx.load(at).ok()?;
                 let not_tcp = matches!(protocol, UDP | ICMP_V6 | SCTP | ESP);
                 return Some(if not_tcp { Packet::Other } else { Packet::Fragment });
             }
@@ -167,5 +155,5 @@ impl Tcp {
 #[inline(always)]
 fn read_tcp(ctx: &TcContext, at: usize) -> Option<Tcp> {
     // 14 bytes are read as 16 because of the struct's alignment; a TCP header has at least 20.
-    load::<Tcp>(ctx, at)
+    ctx.load::<Tcp>(at).ok()
 }

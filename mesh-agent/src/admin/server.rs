@@ -36,6 +36,9 @@ const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// How long a page may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a connection may be open: one that does not read would else hold its place for ever.
+const LIFETIME: Duration = Duration::from_secs(120);
+
 /// A connection's read buffer, and so the longest request head, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
 
@@ -175,14 +178,15 @@ async fn connection(stream: Stream, router: Arc<Router>) {
         let router = Arc::clone(&router);
         async move { Ok::<_, Infallible>(respond(&router, &request).await) }
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "admin connection ended");
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(LIFETIME, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
+        Err(_) => tracing::debug!("admin connection ended: it was open for long enough"),
     }
 }
 

@@ -140,10 +140,10 @@ impl Reading<'_> {
 
     fn source(&mut self, written: &Source) -> Match {
         Match {
-            principals: strings(&written.principals),
-            not_principals: strings(&written.not_principals),
-            namespaces: strings(&written.namespaces),
-            not_namespaces: strings(&written.not_namespaces),
+            principals: self.strings(&written.principals),
+            not_principals: self.strings(&written.not_principals),
+            namespaces: self.strings(&written.namespaces),
+            not_namespaces: self.strings(&written.not_namespaces),
             service_accounts: self.accounts(&written.service_accounts),
             not_service_accounts: self.accounts(&written.not_service_accounts),
             source_ips: self.nets(&written.ip_blocks),
@@ -160,12 +160,12 @@ impl Reading<'_> {
                 fields.not_source_ips = self.nets(&written.not_values);
             }
             Some(Field::SourceNamespace) => {
-                fields.namespaces = strings(&written.values);
-                fields.not_namespaces = strings(&written.not_values);
+                fields.namespaces = self.strings(&written.values);
+                fields.not_namespaces = self.strings(&written.not_values);
             }
             Some(Field::SourcePrincipal) => {
-                fields.principals = strings(&written.values);
-                fields.not_principals = strings(&written.not_values);
+                fields.principals = self.strings(&written.values);
+                fields.not_principals = self.strings(&written.not_values);
             }
             Some(Field::DestinationIp) => {
                 fields.destination_ips = self.nets(&written.values);
@@ -187,6 +187,13 @@ impl Reading<'_> {
                 "unknown condition {key:?}; at layer 4 there are source.ip, source.namespace, source.principal, destination.ip and destination.port"
             ));
         }
+    }
+
+    fn strings(&mut self, texts: &[String]) -> Vec<StringMatch> {
+        if texts.iter().any(String::is_empty) {
+            self.mistake("an empty string would match whoever has no identity; leave it out");
+        }
+        texts.iter().map(|text| string(text)).collect()
     }
 
     fn ports(&mut self, texts: &[String]) -> Vec<u16> {
@@ -264,10 +271,6 @@ fn source_is_l7(source: &Source) -> bool {
         &source.not_remote_ip_blocks,
     ];
     fields.iter().any(|field| !field.is_empty())
-}
-
-fn strings(texts: &[String]) -> Vec<StringMatch> {
-    texts.iter().map(|text| string(text)).collect()
 }
 
 fn string(text: &str) -> StringMatch {

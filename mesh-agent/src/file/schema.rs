@@ -88,6 +88,7 @@ pub enum CaptureBy {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ca {
+    #[serde(deserialize_with = "https")]
     pub address: String,
     pub root: PathBuf,
     pub token: PathBuf,
@@ -311,6 +312,16 @@ pub enum Mode {
     Disable,
     Permissive,
     Strict,
+}
+
+fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let address = String::deserialize(deserializer)?;
+    if address.starts_with("https://") {
+        return Ok(address);
+    }
+    Err(serde::de::Error::custom(format!(
+        "{address:?} does not begin with https://: the node's token must not be sent in clear"
+    )))
 }
 
 fn root_namespace() -> String {

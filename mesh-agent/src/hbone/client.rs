@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
@@ -38,10 +39,15 @@ pub enum OpenError {
     GoingAway(h2::Error),
     #[error("the tunnel failed: {0}")]
     Broken(#[from] h2::Error),
+    #[error("the peer did not answer the CONNECT within {} seconds", ANSWER_LIMIT.as_secs())]
+    Unanswered,
     /// The peer answered with something else than 200; 401 is a denial by policy.
     #[error("http status: {}", .0.as_u16())]
     Status(StatusCode),
 }
+
+/// How long the answer to a CONNECT may take; the peer has 10 s for its own connect.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Starts HTTP/2 on `io`, which is past its TLS handshake. The returned future drives the connection and must be
 /// spawned; it ends when the connection does.
@@ -115,7 +121,8 @@ impl<P> Tunnel<P> {
         let slot = Slot::take(&self.state);
         let mut requests = self.requests.clone().ready().await.map_err(before_sending)?;
         let (response, send) = requests.send_request(request, false).map_err(before_sending)?;
-        let response = response.await.map_err(|error| {
+        let response = tokio::time::timeout(ANSWER_LIMIT, response).await.map_err(|_| OpenError::Unanswered)?;
+        let response = response.map_err(|error| {
             if never_processed(&error) { OpenError::GoingAway(error) } else { OpenError::Broken(error) }
         })?;
         let (head, receive) = response.into_parts();

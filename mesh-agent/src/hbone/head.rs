@@ -8,6 +8,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 /// Longest authority we look at; a DNS name has at most 253 bytes, a port 5.
 const MAX_AUTHORITY: usize = 300;
 
+/// As much of a wrong method as is shown.
+const MAX_METHOD: usize = 32;
+
 /// What a CONNECT asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authority {
@@ -20,7 +23,7 @@ pub enum Authority {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadHead {
     #[error("method {0} where CONNECT is expected")]
-    NotConnect(Method),
+    NotConnect(String),
     #[error("CONNECT without an authority")]
     NoAuthority,
     #[error("authority {0:?} is not host:port")]
@@ -59,7 +62,7 @@ impl Authority {
     /// Reads the authority of a request.
     pub fn of<B>(request: &Request<B>) -> Result<Self, BadHead> {
         if request.method() != Method::CONNECT {
-            return Err(BadHead::NotConnect(request.method().clone()));
+            return Err(BadHead::NotConnect(request.method().as_str().chars().take(MAX_METHOD).collect()));
         }
         Self::parse(request.uri().authority().ok_or(BadHead::NoAuthority)?.as_str())
     }
@@ -79,6 +82,9 @@ pub struct Baggage {
 
 /// Key prefix and the workload types that name a workload.
 const WORKLOAD_KEYS: [&str; 4] = ["k8s.deployment.name", "k8s.cronjob.name", "k8s.pod.name", "k8s.job.name"];
+
+/// Longest value of a key.
+const MAX_VALUE: usize = 253;
 
 /// Longest baggage we parse, over all header lines.
 const MAX_BAGGAGE: usize = 8 << 10;
@@ -116,6 +122,10 @@ impl Baggage {
     }
 
     fn set(&mut self, key: &str, value: &str) {
+        // No name of Kubernetes is longer; what is longer is meant to fill memory.
+        if value.len() > MAX_VALUE {
+            return;
+        }
         let field = match key {
             "k8s.cluster.name" => &mut self.cluster,
             "k8s.namespace.name" => &mut self.namespace,

@@ -1,6 +1,6 @@
 //! The server end of a tunnel: takes CONNECT streams until the client leaves or the pod does.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
@@ -31,6 +31,12 @@ impl Incoming {
 
     pub fn headers(&self) -> &http::HeaderMap {
         self.request.headers()
+    }
+
+    /// Ready when the client has given up before it got an answer.
+    pub async fn abandoned(&mut self) {
+        // Whatever the reason or error, nobody waits any more.
+        poll_fn(|cx| self.respond.poll_reset(cx)).await.ok();
     }
 
     /// Answers 200 and hands over the stream. `baggage` describes this end.

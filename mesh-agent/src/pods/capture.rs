@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,7 @@ use crate::model::{PodSpec, WhenDown};
 use crate::proxy::shard::PodListeners;
 use crate::sys::netlink::{Change, LO_NAME, clsact};
 use crate::sys::netns::Netns;
-use crate::sys::socket::{listen, netns_cookie};
+use crate::sys::socket::{any_socket, is_local, listen, netns_cookie};
 
 /// Why a pod could not be enrolled or withdrawn.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,10 @@ pub enum CaptureError {
     Namespace { path: PathBuf, cause: io::Error, hint: &'static str },
     #[error("the pod shares the agent's own network namespace (host network); such pods cannot be enrolled")]
     HostNetwork,
+    #[error("network namespace {} is pod {other}'s", path.display())]
+    OthersNamespace { path: PathBuf, other: String },
+    #[error("none of the pod's addresses {addresses:?} is in network namespace {}, maybe it is another pod's or not set up yet", path.display())]
+    NoAddress { path: PathBuf, addresses: Vec<IpAddr> },
     #[error("opening the listener on port {port}: {cause}, maybe the pod itself uses the port")]
     Listen { port: u16, cause: io::Error },
     #[error("{what}: {cause}")]
@@ -45,6 +50,14 @@ pub struct Enrolled {
     pub netns: Netns,
     pub listeners: Vec<PodListeners>,
     pub origin: Origin,
+}
+
+/// What the pod was before this agent came to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Open,
+    /// By a former agent.
+    Captured,
 }
 
 /// The kernel edge of the driver.
@@ -94,14 +107,10 @@ impl Kernel {
     }
 
     /// Facts are a bonus: a pod is enrolled without them, too.
-    fn watch_facts(&self, uid: &str, listeners: &[PodListeners]) {
-        let (Some(facts), Some(first)) = (&self.facts, listeners.first()) else { return };
-        let watched = netns_cookie(first.hbone.as_fd())
-            .map_err(|error| error.to_string())
-            .and_then(|cookie| facts.set_watched(cookie, Watched::Yes).map(|()| cookie).map_err(|e| e.to_string()));
-        match watched {
-            Ok(cookie) => drop(self.cookies().insert(uid.to_owned(), cookie)),
-            Err(error) => tracing::warn!(pod = uid, %error, "no kernel facts for the pod's connections"),
+    fn watch_facts(&self, uid: &str, cookie: u64) {
+        let Some(facts) = &self.facts else { return };
+        if let Err(error) = facts.set_watched(cookie, Watched::Yes) {
+            tracing::warn!(pod = uid, %error, "no kernel facts for the pod's connections");
         }
     }
 
@@ -118,12 +127,12 @@ impl Kernel {
     }
 
     /// Puts rules, routes and sysctls in place, having first noted what they replace.
-    fn prepare(&self, spec: &PodSpec, inode: u64) -> io::Result<()> {
+    fn prepare(&self, spec: &PodSpec, cookie: u64) -> io::Result<()> {
         let wanted = namespace::sysctls()?;
         let mut undo = self.records.read(&spec.uid).unwrap_or_else(|| Undo {
             uid: spec.uid.to_string(),
             netns: spec.netns.clone(),
-            inode,
+            cookie,
             interface: spec.interface.clone(),
             clsact: self.mechanism == Mechanism::Clsact,
             ..Undo::default()
@@ -149,19 +158,44 @@ impl Kernel {
 
     /// What is pinned under the pod's name may belong to a former pod, in another namespace or on another interface:
     /// adopting that would leave this one uncaptured.
-    fn forget_another(&self, spec: &PodSpec, inode: u64) -> Result<(), CaptureError> {
-        let same = |undo: &Undo| undo.inode == inode && undo.interface == spec.interface;
+    fn forget_another(&self, spec: &PodSpec, cookie: u64) -> Result<(), CaptureError> {
+        let same = |undo: &Undo| undo.cookie == cookie && undo.interface == spec.interface;
         if self.records.read(&spec.uid).is_some_and(|undo| same(&undo)) {
             return Ok(());
         }
         self.withdraw(&spec.uid)
     }
 
-    fn start(&self, spec: &PodSpec, netns: &Netns, listeners: &[PodListeners]) -> Result<Origin, CaptureError> {
+    /// A path is no proof: a pod must not be served under another's identity.
+    fn check_is_the_pods(&self, spec: &PodSpec, netns: &Netns, cookie: u64) -> Result<(), CaptureError> {
+        let taken = self
+            .cookies()
+            .iter()
+            .find(|(uid, known)| **known == cookie && **uid != *spec.uid)
+            .map(|(uid, _)| uid.clone());
+        if let Some(other) = taken {
+            return Err(CaptureError::OthersNamespace { path: spec.netns.clone(), other });
+        }
+        let any = || spec.addresses.is_empty() || spec.addresses.iter().any(|ip| is_local(*ip));
+        match netns.run(any).map_err(entering(&spec.netns))? {
+            true => Ok(()),
+            false => Err(CaptureError::NoAddress { path: spec.netns.clone(), addresses: spec.addresses.clone() }),
+        }
+    }
+
+    fn start(
+        &self,
+        spec: &PodSpec,
+        netns: &Netns,
+        listeners: &[PodListeners],
+        before: Before,
+    ) -> Result<Origin, CaptureError> {
         let pins = self.pins.pod(&spec.uid);
         let mut loaded = Loaded::load(&pins, self.logging)?;
         let phase = match loaded.origin {
-            Origin::Fresh => Phase::Learning,
+            Origin::Fresh if before == Before::Open => Phase::Learning,
+            // The pod was captured, and its maps are lost: what is open is not older than that.
+            Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?),
         };
         loaded.configure(&config(spec, phase)?)?;
@@ -195,7 +229,7 @@ impl Kernel {
             clsact::remove_if_unused(interface).ok();
         }
         namespace::routing(Change::Remove)?;
-        for (path, value) in &undo.sysctls {
+        for (path, value) in undo.sysctls.iter().filter(|(path, _)| namespace::is_ours(path)) {
             namespace::write(path, value)?;
         }
         Ok(())
@@ -208,15 +242,17 @@ impl Capture for Kernel {
         if same(&netns, &Netns::current().map_err(system("own namespace"))?)? {
             return Err(CaptureError::HostNetwork);
         }
-        let inode = netns.id().map_err(system("own namespace"))?.1;
-        self.forget_another(spec, inode)?;
+        let cookie = cookie_of(&netns).map_err(system("the namespace's cookie"))?;
+        self.check_is_the_pods(spec, &netns, cookie)?;
+        self.forget_another(spec, cookie)?;
+        let known = self.records.read(&spec.uid).is_some();
         let inside = || -> Result<_, CaptureError> {
             let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
-            self.prepare(spec, inode).map_err(system("preparing the pod's namespace"))?;
-            let origin = self.start(spec, &netns, &listeners)?;
+            self.prepare(spec, cookie).map_err(system("preparing the pod's namespace"))?;
+            let before = if known { Before::Captured } else { Before::Open };
+            let origin = self.start(spec, &netns, &listeners, before)?;
             Ok((listeners, origin))
         };
-        let known = self.records.read(&spec.uid).is_some();
         let (listeners, origin) = match netns.run(inside).map_err(entering(&spec.netns))? {
             Ok(done) => done,
             Err(error) => {
@@ -227,7 +263,8 @@ impl Capture for Kernel {
                 return Err(error);
             }
         };
-        self.watch_facts(&spec.uid, &listeners);
+        self.cookies().insert(spec.uid.to_string(), cookie);
+        self.watch_facts(&spec.uid, cookie);
         Ok(Enrolled { netns, listeners, origin })
     }
 
@@ -245,7 +282,8 @@ impl Capture for Kernel {
         self.pins.remove_pod(uid)?;
         if let Some(undo) = self.records.read(uid) {
             // A namespace that is gone has taken everything with it.
-            let there = Netns::open(&undo.netns).ok().filter(|netns| netns.id().is_ok_and(|id| id.1 == undo.inode));
+            let there =
+                Netns::open(&undo.netns).ok().filter(|netns| cookie_of(netns).is_ok_and(|is| is == undo.cookie));
             if let Some(netns) = there {
                 netns
                     .run(|| self.undo(&undo))
@@ -274,6 +312,11 @@ fn open(path: &Path) -> Result<Netns, CaptureError> {
         CaptureError::Namespace { path: path.to_owned(), cause, hint }
     };
     Netns::open(path).map_err(fail)
+}
+
+/// The number by which the kernel knows the namespace, not used twice while it runs.
+fn cookie_of(netns: &Netns) -> io::Result<u64> {
+    netns.run(|| netns_cookie(any_socket()?.as_fd()))?
 }
 
 fn same(a: &Netns, b: &Netns) -> Result<bool, CaptureError> {

@@ -54,6 +54,12 @@ pub(super) fn present(sysctls: &[Sysctl]) -> io::Result<Vec<(String, String)>> {
     Ok(all?.into_iter().filter(|(_, is, should)| is != should).map(|(path, is, _)| (path, is)).collect())
 }
 
+/// Whether it is one of the files that an enrolment changes: records are read back from the disk.
+pub(super) fn is_ours(path: &str) -> bool {
+    let parts: Vec<&str> = path.strip_prefix(CONF).unwrap_or_default().split('/').collect();
+    matches!(parts[..], ["", interface, "accept_local" | "rp_filter"] if interface != "..")
+}
+
 pub(super) fn write(path: &str, value: &str) -> io::Result<()> {
     fs::write(path, value)
 }

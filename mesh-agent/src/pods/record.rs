@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,9 @@ use crate::bpf::fs::file_name;
 pub(super) struct Undo {
     pub(super) uid: String,
     pub(super) netns: PathBuf,
-    /// Inode of the namespace: the path may name another one by now.
+    /// Cookie of the namespace: the path may name another one by now.
     #[serde(default)]
-    pub(super) inode: u64,
+    pub(super) cookie: u64,
     pub(super) interface: String,
     /// Sysctl files and the values they had.
     pub(super) sysctls: Vec<(String, String)>,
@@ -34,6 +35,8 @@ impl Records {
     pub(super) fn open(run_dir: &Path) -> io::Result<Self> {
         let directory = run_dir.join("pods");
         fs::create_dir_all(&directory)?;
+        // What is undone by these records is done as root.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
         Ok(Self { directory })
     }
 

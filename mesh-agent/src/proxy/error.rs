@@ -49,6 +49,8 @@ pub(super) enum Error {
     Broken(#[from] Broken),
     #[error(transparent)]
     Http(#[from] http::Error),
+    #[error("the peer gave up before the application was reached")]
+    Abandoned,
     #[error("the agent is shutting down")]
     Cut,
 }
@@ -76,6 +78,7 @@ impl Error {
             | Self::UnknownService(_)
             | Self::Broken(_)
             | Self::Http(_)
+            | Self::Abandoned
             | Self::Cut => Flag::Connect,
         }
     }

@@ -40,6 +40,9 @@ struct Tunnel {
 /// Serves one connection to port 15008 until its last stream ended.
 pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let dialled = tcp.local_addr().map(canonical).ok();
+    let Ok(place) = pod.handshakes.try_acquire() else {
+        return refuse(Reporter::Destination, peer, dialled, "too many handshakes at once");
+    };
     let (tls, tunnel) = match handshake(&pod, tcp, peer).await {
         Ok(open) => open,
         Err(error) => return refuse(Reporter::Destination, peer, dialled, &error.to_string()),
@@ -49,6 +52,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
         Ok(Err(error)) => return refuse(Reporter::Destination, peer, dialled, &Error::Http2(error).to_string()),
         Err(_) => return refuse(Reporter::Destination, peer, dialled, "http2: the peer did not begin in time"),
     };
+    drop(place);
     let tunnel = Rc::new(tunnel);
     let (cut, leaving) = (pod.cut.clone(), pod.leaving.clone());
     let streams = pod.tasks.clone();
@@ -166,7 +170,7 @@ async fn carry(
     pod: &Pod,
     tunnel: &Tunnel,
     request: &Request,
-    incoming: Incoming,
+    mut incoming: Incoming,
     record: &Record,
 ) -> Result<(), Error> {
     let mut worlds = pod.worlds.clone();
@@ -177,7 +181,11 @@ async fn carry(
         record.allowed_by(permit.policy());
         dial::application(&pod.local.netns, &permit, tunnel.peer).await
     };
-    let app = match dialled.await {
+    let app = tokio::select! {
+        app = dialled => app,
+        () = incoming.abandoned() => return Err(Error::Abandoned),
+    };
+    let app = match app {
         Ok(app) => app,
         Err(error) => {
             incoming.refuse(status(&error));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::accept;
@@ -46,6 +46,7 @@ pub(super) struct Pod {
     pub(super) worlds: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
     pub(super) books: Rc<Books>,
+    pub(super) handshakes: Rc<Semaphore>,
     pub(super) tunnels: Pool<TunnelKey, Option<Identity>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -64,6 +65,7 @@ impl Pod {
             worlds: shared.worlds.clone(),
             certs: shared.certs.clone(),
             books: Rc::clone(&shared.books),
+            handshakes: Rc::clone(&shared.handshakes),
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::pod::Pod;
@@ -23,6 +23,9 @@ use crate::sys::thread;
 
 /// How long connections may go on that came by a pod's former listeners, when it was enrolled anew.
 const SUPERSEDED: Duration = Duration::from_secs(3600);
+
+/// Inbound handshakes at once on one shard.
+const HANDSHAKES: usize = 1024;
 
 /// A pod that a shard serves.
 #[derive(Clone, Debug)]
@@ -74,6 +77,8 @@ pub(super) struct Shared {
     pub(super) worlds: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
     pub(super) books: Rc<Books>,
+    /// Handshakes that may go on at once: whoever is not authenticated yet gets a share of the shard, no more.
+    pub(super) handshakes: Rc<Semaphore>,
 }
 
 impl Shards {
@@ -173,7 +178,13 @@ fn shard_is_gone() -> io::Error {
 
 async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let worlds = local_copy(deps.worlds);
-    let shared = Shared { network: deps.network, worlds, certs: deps.certs, books };
+    let shared = Shared {
+        network: deps.network,
+        worlds,
+        certs: deps.certs,
+        books,
+        handshakes: Rc::new(Semaphore::new(HANDSHAKES)),
+    };
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {

@@ -78,9 +78,15 @@ pub fn carry_streams(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     socket2::SockRef::from(&socket).set_tcp_notsent_lowat(TUNNEL_UNSENT)
 }
 
-/// Whether the address is one of the thread's namespace.
+/// Whether the address is one of the thread's namespace; what cannot be found out counts as one.
 pub fn is_local(ip: IpAddr) -> bool {
-    std::net::UdpSocket::bind((ip, 0)).is_ok()
+    let bound = std::net::UdpSocket::bind((ip, 0));
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable || v6_is_off(&error))
+}
+
+/// A socket of the thread's namespace, to ask the kernel about it.
+pub fn any_socket() -> io::Result<std::net::UdpSocket> {
+    Socket::new(Domain::IPV4, Type::DGRAM, None).map(Into::into)
 }
 
 fn new_socket(family_of: IpAddr) -> io::Result<Socket> {

@@ -160,10 +160,6 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
     if logging() {
         debug!(ctx, "inbound to port {}", flow.destination_port);
     }
-    if flow.opens() {
-        // The addresses may have belonged to a connection older than the enrolment. That there is no entry is the rule.
-        let _ = PREEXISTING.remove(&flow.as_receiver());
-    }
     match give(ctx, flow, family, port) {
         Listener::Found => TC_ACT_UNSPEC,
         Listener::Missing => without_listener(config, &flow.as_receiver()),
@@ -183,6 +179,11 @@ fn give(ctx: &TcContext, flow: &Flow, family: Family, port: u16) -> Listener {
         // A full map evicts its oldest; the peer repeats a SYN that is lost by that.
         let _ = REOPENED.insert(&flow.as_receiver(), &index, 0);
         return listener(ctx, flow, family, port, Then::Nothing);
+    }
+    if flow.opens() {
+        // The addresses may have belonged to a connection older than the enrolment, which is gone. (While it is there,
+        // nobody's SYN may end it.) That there is no entry is the rule.
+        let _ = PREEXISTING.remove(&flow.as_receiver());
     }
     listener(ctx, flow, family, port, Then::Assign)
 }

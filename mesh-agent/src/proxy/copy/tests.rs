@@ -408,6 +408,27 @@ fn a_reader_that_stopped_stops_the_writer() {
     });
 }
 
+/// The writer's agent has stopped reading, too, and must learn of the reset all the same.
+#[test]
+fn resets_get_through_when_nobody_reads() {
+    run(async {
+        let words = pattern(16 << 20);
+        for (way, writer) in WAYS.into_iter().flat_map(|way| ENDS.map(|end| (way, end))) {
+            for by in ENDS {
+                let mut path = Path::new(way).await;
+                let (from, _) = path.facing(writer);
+                write_until_stopped(from, &words).await;
+                let (broken, whole, agents) = path.split(by);
+                reset(broken);
+                told_of_reset((way, "written by", writer, "reset by", by), &whole).await;
+                for agent in agents {
+                    assert_ne!(agent.result().await, "ok", "{way:?} {writer:?} {by:?}");
+                }
+            }
+        }
+    });
+}
+
 /// A peer's reset, by its reason (protocol note, section 5.6).
 #[test]
 fn reasons_of_a_reset() {
