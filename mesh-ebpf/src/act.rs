@@ -93,29 +93,26 @@ fn find_listener(ctx: &TcContext, flow: &Flow, family: Family, port: u16) -> *mu
     unsafe { bpf_sk_lookup_tcp(skb(ctx).cast(), &raw mut tuple, size, CURRENT_NETNS, 0) }
 }
 
+/// The tuple in the form of its family. Both forms are written as the longer one, so that all of it is defined: the compiler
+/// joins the two ways, and the verifier refuses what it then puts in a part that one of them leaves out.
 #[inline(always)]
 fn tuple(flow: &Flow, family: Family) -> (bpf_sock_tuple, u32) {
     let (sport, dport) = (flow.source_port.to_be(), flow.destination_port.to_be());
-    match family {
+    let (ipv6, size) = match family {
         Family::V4 => {
-            let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-                saddr: word(&flow.source, 3),
-                daddr: word(&flow.destination, 3),
-                sport,
-                dport,
-            };
-            (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv4 } }, size_of_val(&ipv4) as u32)
+            // The ports follow the addresses at once. The target is little-endian.
+            let ports = u32::from(sport) | u32::from(dport) << 16;
+            let saddr = [word(&flow.source, 3), word(&flow.destination, 3), ports, 0];
+            let shorter = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>();
+            (bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr, daddr: [0; 4], sport: 0, dport: 0 }, shorter)
         }
         Family::V6 => {
-            let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-                saddr: words(&flow.source),
-                daddr: words(&flow.destination),
-                sport,
-                dport,
-            };
-            (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 } }, size_of_val(&ipv6) as u32)
+            let (saddr, daddr) = (words(&flow.source), words(&flow.destination));
+            let longer = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>();
+            (bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr, daddr, sport, dport }, longer)
         }
-    }
+    };
+    (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 } }, size as u32)
 }
 
 #[inline(always)]

@@ -27,7 +27,7 @@ const SMALLEST: usize = 4 << 10;
 const LARGEST: usize = 128 << 10;
 
 /// How long what an application wrote before it reset its connection may take to leave.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Where the bytes are counted.
 pub(super) trait Count {

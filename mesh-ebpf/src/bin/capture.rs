@@ -95,7 +95,7 @@ fn capture(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> 
         debug!(ctx, "outbound to port {}", flow.destination_port);
     }
     // The tuple may have belonged to a connection older than the enrolment. That there is no entry is the rule.
-    let _ = PREEXISTING.remove(&flow.as_sender());
+    forget_older(&flow.as_sender());
     match listener(ctx, flow, family, OUTBOUND_PORT, Then::Nothing) {
         Listener::Found => {
             count(&COUNTERS, Counter::CapturedOut);
@@ -116,10 +116,13 @@ pub fn lo_ingress(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     match read(&ctx) {
-        Packet::Tcp(flow, family) if flow.opens() => match give(&ctx, &flow, family, OUTBOUND_PORT) {
-            Listener::Found => TC_ACT_UNSPEC,
-            Listener::Missing => dropped(Counter::NoListener),
-        },
+        Packet::Tcp(flow, family) if flow.opens() => {
+            let owner = owner(&ctx, &flow, family);
+            match give(&ctx, &flow, family, OUTBOUND_PORT, owner) {
+                Listener::Found => TC_ACT_UNSPEC,
+                Listener::Missing => dropped(Counter::NoListener),
+            }
+        }
         Packet::Tcp(..) => TC_ACT_UNSPEC,
         other => pass_or_drop(&other),
     }
@@ -160,7 +163,12 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
     if logging() {
         debug!(ctx, "inbound to port {}", flow.destination_port);
     }
-    match give(ctx, flow, family, port) {
+    let owner = if flow.opens() { owner(ctx, flow, family) } else { Owner::Nobody };
+    if flow.opens() && owner == Owner::Nobody {
+        // While an older connection is there, nobody's SYN may end it.
+        forget_older(&flow.as_receiver());
+    }
+    match give(ctx, flow, family, port, owner) {
         Listener::Found => TC_ACT_UNSPEC,
         Listener::Missing => without_listener(config, &flow.as_receiver()),
     }
@@ -173,19 +181,32 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
 /// second request with the same addresses). The stack decides as it does for any SYN, and when it then looks for a
 /// listener, [`reopen`] names the right one.
 #[inline(always)]
-fn give(ctx: &TcContext, flow: &Flow, family: Family, port: u16) -> Listener {
-    if flow.opens() && owner(ctx, flow, family) == Owner::Connection {
-        let index = ListenerIndex::of(port) as u32;
-        // A full map evicts its oldest; the peer repeats a SYN that is lost by that.
-        let _ = REOPENED.insert(&flow.as_receiver(), &index, 0);
+fn give(ctx: &TcContext, flow: &Flow, family: Family, port: u16, owner: Owner) -> Listener {
+    if flow.opens() && owner == Owner::Connection {
+        reopens(&flow.as_receiver(), ListenerIndex::of(port) as u32);
         return listener(ctx, flow, family, port, Then::Nothing);
     }
-    if flow.opens() {
-        // The addresses may have belonged to a connection older than the enrolment, which is gone. (While it is there,
-        // nobody's SYN may end it.) That there is no entry is the rule.
-        let _ = PREEXISTING.remove(&flow.as_receiver());
-    }
     listener(ctx, flow, family, port, Then::Assign)
+}
+
+/// Notes who is to get a connection that [`give`] leaves to the stack. A full map evicts its oldest; the peer repeats a
+/// SYN that is lost by that. (A function of its own, as are the two below: inlined, the compiler splits the key over
+/// registers in ways that the verifier refuses.)
+#[inline(never)]
+fn reopens(key: &FlowKey, listener: u32) {
+    let _ = REOPENED.insert(key, &listener, 0);
+}
+
+/// Forgets an older connection, if the addresses had one. That there is no entry is the rule.
+#[inline(never)]
+fn forget_older(key: &FlowKey) {
+    let _ = PREEXISTING.remove(key);
+}
+
+/// Lets a connection pass to its end, like one older than the enrolment. With a full map it does not, and is reset.
+#[inline(never)]
+fn pass_to_its_end(key: &FlowKey) {
+    let _ = PREEXISTING.insert(key, &1, 0);
 }
 
 /// Finds the listener for connections that [`give`] left to the stack. All other look-ups are the pod's own affair.
@@ -209,9 +230,7 @@ fn without_listener(config: &PodConfig, flow: &FlowKey) -> i32 {
     if config.fail_open == 0 {
         return dropped(Counter::NoListener);
     }
-    // From now on it is like a connection older than the enrolment: it passes to its end. With a full map it does not, and
-    // is reset.
-    let _ = PREEXISTING.insert(flow, &1, 0);
+    pass_to_its_end(flow);
     passed(Counter::FailedOpen)
 }
 
