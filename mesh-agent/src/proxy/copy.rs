@@ -78,13 +78,14 @@ pub(super) async fn tunnel(tcp: &TcpStream, stream: &mut Stream, role: Role, cou
             if upward.is_ready() && downward.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            // A direction that is done no longer notices that its end is gone; the other one might wait for ever.
+            // A direction that is done, or stopped by its far end, does not notice that its near end is gone; all might wait
+            // for ever.
             if downward.is_ready()
                 && let Poll::Ready(reset) = stream.send.poll_reset(cx)
             {
                 return Poll::Ready(Err(Broken::Remote(reset)));
             }
-            if upward.is_ready() && fault.as_mut().poll(cx).is_ready() {
+            if (upward.is_ready() || up.waits_for_room()) && fault.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Local(fault_of(tcp))));
             }
             Poll::Pending

@@ -17,18 +17,18 @@ pub(in crate::proxy) async fn relay(client: &TcpStream, server: &TcpStream, coun
     let mut client_fault = std::pin::pin!(client.ready(Interest::ERROR));
     let mut server_fault = std::pin::pin!(server.ready(Interest::ERROR));
     let result = poll_fn(|cx| {
-        let forth = forth.poll(cx, client, server, |n| add(count, Role::Client, n)).map_err(Fault::at_client)?;
-        let back = back.poll(cx, server, client, |n| add(count, Role::Server, n)).map_err(Fault::at_server)?;
-        match (forth.is_ready(), back.is_ready()) {
-            (true, true) => return Poll::Ready(Ok(())),
-            // A socket whose data has ended is not read any more; that it is reset must be noticed all the same.
-            (true, false) if client_fault.as_mut().poll(cx).is_ready() => {
-                return Poll::Ready(Err(Broken::Local(fault_of(client))));
-            }
-            (false, true) if server_fault.as_mut().poll(cx).is_ready() => {
-                return Poll::Ready(Err(Broken::Onward(fault_of(server))));
-            }
-            _ => {}
+        let to_server = forth.poll(cx, client, server, |n| add(count, Role::Client, n)).map_err(Fault::at_client)?;
+        let to_client = back.poll(cx, server, client, |n| add(count, Role::Server, n)).map_err(Fault::at_server)?;
+        if to_server.is_ready() && to_client.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        // A socket is not read while its data waits for the other, or when it has ended; that it is reset must be noticed
+        // all the same.
+        if !forth.reads() && client_fault.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(Broken::Local(fault_of(client))));
+        }
+        if !back.reads() && server_fault.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(Broken::Onward(fault_of(server))));
         }
         Poll::Pending
     })
@@ -102,6 +102,11 @@ impl Direction {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether it waits for its source.
+    fn reads(&self) -> bool {
+        self.state == State::Open && self.start == self.end
     }
 
     fn read(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<usize>> {

@@ -15,6 +15,14 @@ pub(super) struct Up {
     buffer: BytesMut,
     size: usize,
     done: Done,
+    waits: Waits,
+}
+
+/// What it waits for when it is pending.
+#[derive(Debug, PartialEq, Eq)]
+enum Waits {
+    ForData,
+    ForRoom,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +33,7 @@ enum Done {
 
 impl Up {
     pub(super) fn new() -> Self {
-        Self { buffer: BytesMut::new(), size: SMALLEST, done: Done::No }
+        Self { buffer: BytesMut::new(), size: SMALLEST, done: Done::No, waits: Waits::ForData }
     }
 
     pub(super) fn poll(
@@ -41,7 +49,9 @@ impl Up {
                 self.fall_quiet(sender);
                 return Poll::Pending;
             }
+            self.waits = Waits::ForRoom;
             let room = ready!(sender.poll_room(cx, self.size))?;
+            self.waits = Waits::ForData;
             self.make_space(sender);
             match read(tcp, &mut self.buffer, room) {
                 Ok(0) => {
@@ -58,6 +68,11 @@ impl Up {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether the peer takes no more for now, so that the socket is not read.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.waits == Waits::ForRoom
     }
 
     fn make_space(&mut self, sender: &mut Sender) {
