@@ -58,7 +58,7 @@ impl Lab {
         lab.write_files()?;
         lab.authority.start()?;
         if lab.settings.agents == Start::AtOnce {
-            lab.start_agents()?;
+            lab.start_agents().with_context(|| lab.logs(6))?;
         }
         Ok(lab)
     }

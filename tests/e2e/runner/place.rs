@@ -12,6 +12,8 @@ use super::watch::{caught, limited};
 
 /// Lines of each log that a failure shows.
 const TAIL: usize = 12;
+/// After so many labs in a row that did not start, no other is tried: each costs its time limit.
+const ENOUGH: u32 = 3;
 
 /// The lab of the last case, if the next one may use it.
 #[derive(Debug, Default)]
@@ -19,6 +21,8 @@ pub(super) struct Place {
     shared: Option<Shared>,
     /// Labs started so far; each has a name of its own, so that what is left of one stands in nobody's way.
     started: u32,
+    /// Labs in a row that did not start.
+    failed: u32,
 }
 
 /// A started fixture.
@@ -32,11 +36,22 @@ struct Shared {
 struct Report {
     shared: Option<Shared>,
     result: Result<(), String>,
+    started: Started,
+}
+
+/// Whether the case got what it needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Started {
+    Yes,
+    No,
 }
 
 impl Place {
     /// Runs a case; gives what there is to say of a failure.
     pub(super) fn run(&mut self, case: &Case) -> Result<(), String> {
+        if self.failed >= ENOUGH {
+            return Err(format!("not tried: the last {ENOUGH} labs did not start"));
+        }
         self.started += 1;
         let name = format!("e2e{}-{}", std::process::id(), self.started);
         let kept = self.shared.take();
@@ -50,11 +65,12 @@ impl Place {
         let report = limited(case.limit, move || match body {
             Body::Shared(fixture, body) => shared(mine, fixture, body, &its_name),
             Body::Fresh(topology, body) => fresh(topology, body, &its_name),
-            Body::Alone(body) => Report { shared: None, result: caught(body).map_err(|error| chain(&error)) },
+            Body::Alone(body) => Report::of(caught(body).map_err(|error| chain(&error))),
         });
         match report {
-            Ok(Report { shared, result }) => {
+            Ok(Report { shared, result, started }) => {
                 self.shared = shared;
+                self.failed = if started == Started::Yes { 0 } else { self.failed + 1 };
                 result
             }
             Err(hung) => Err(self::hung(&hung, &name)),
@@ -62,14 +78,25 @@ impl Place {
     }
 }
 
+impl Report {
+    /// Of a case whose lab, if it had one, is gone.
+    fn of(result: Result<(), String>) -> Self {
+        Self { shared: None, result, started: Started::Yes }
+    }
+
+    fn not_started(error: &Error) -> Self {
+        Self { shared: None, result: Err(chain(error)), started: Started::No }
+    }
+}
+
 fn shared(kept: Option<Shared>, fixture: &Fixture, body: fn(&Lab) -> Result<()>, name: &str) -> Report {
-    let kept = match kept {
+    let started = match kept {
         Some(kept) => Ok(kept),
         None => start(fixture.topology, name).map(|lab| Shared { fixture: fixture.name, lab }),
     };
-    let kept = match kept {
+    let kept = match started {
         Ok(kept) => kept,
-        Err(error) => return Report { shared: None, result: Err(failure(&error, name)) },
+        Err(error) => return Report::not_started(&error),
     };
     let lab = &kept.lab;
     let before = lab.world().clone();
@@ -80,18 +107,19 @@ fn shared(kept: Option<Shared>, fixture: &Fixture, body: fn(&Lab) -> Result<()>,
         lab.publish(|world| *world = before).map(drop).context("back to the world before the case")
     });
     match result {
-        Ok(()) => Report { shared: Some(kept), result: Ok(()) },
-        Err(error) => Report { shared: None, result: Err(failure(&error, name)) },
+        Ok(()) => Report { shared: Some(kept), result: Ok(()), started: Started::Yes },
+        // The logs go with the lab.
+        Err(error) => Report::of(Err(failure(&error, name))),
     }
 }
 
 fn fresh(topology: fn() -> Topology, body: fn(&mut Lab) -> Result<()>, name: &str) -> Report {
-    let result = start(topology, name).and_then(|mut lab| {
-        let result = caught(|| body(&mut lab)).and_then(|()| no_panic(name));
-        // The logs go with the lab.
-        result.map_err(|error| failure(&error, name)).map_err(Error::msg)
-    });
-    Report { shared: None, result: result.map_err(|error| chain(&error)) }
+    let mut lab = match start(topology, name) {
+        Ok(lab) => lab,
+        Err(error) => return Report::not_started(&error),
+    };
+    let result = caught(|| body(&mut lab)).and_then(|()| no_panic(name));
+    Report::of(result.map_err(|error| failure(&error, name)))
 }
 
 fn start(topology: fn() -> Topology, name: &str) -> Result<Lab> {
