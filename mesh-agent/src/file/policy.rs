@@ -1,6 +1,6 @@
 //! AuthorizationPolicy and PeerAuthentication to the policies of the data path (protocol note, sections 14.4, 14.5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -46,7 +46,7 @@ pub(super) fn translate(file: &NodeFile, workloads: &mut [Labelled<'_>], finding
         }
         policies.push(policy);
     }
-    policies.extend(peer_authentication(file, workloads));
+    policies.extend(peer_authentication(file, workloads, findings));
     policies
 }
 
@@ -286,10 +286,20 @@ fn string(text: &str) -> StringMatch {
 }
 
 /// Strict mutual TLS is a DENY policy for whoever has no identity; it is attached to the workloads it is in force for.
-fn peer_authentication(file: &NodeFile, workloads: &mut [Labelled<'_>]) -> Vec<Policy> {
+fn peer_authentication(file: &NodeFile, workloads: &mut [Labelled<'_>], findings: &mut Findings) -> Vec<Policy> {
     let all: Vec<&PeerAuthentication> = file.peer_authentications.iter().map(|spanned| &spanned.value).collect();
     if all.is_empty() {
         return Vec::new();
+    }
+    let mut names = BTreeSet::new();
+    for spanned in &file.peer_authentications {
+        let written = &spanned.value;
+        if !names.insert((&written.namespace, &written.name)) {
+            findings.mistake(
+                spanned,
+                format!("peer authentication {}/{} is listed twice", written.namespace, written.name),
+            );
+        }
     }
     let root = &file.root_namespace;
     let strict = name(root, STATIC_STRICT);
@@ -334,7 +344,7 @@ fn differs(port: Mode, level: Mode) -> bool {
 }
 
 fn per_port(policy: PolicyName, own: &PeerAuthentication, level: Mode) -> Policy {
-    let exceptions = own.port_level.iter().filter(|(_, mode)| differs(**mode, level)).map(|(port, _)| *port);
+    let exceptions = own.port_level.iter().filter(|(_, mode)| differs(**mode, level)).map(|(port, _)| port.number());
     let nobody = || Match { not_principals: vec![StringMatch::Presence], ..Match::default() };
     if level != Mode::Strict {
         let rules = exceptions.map(|port| Rule {

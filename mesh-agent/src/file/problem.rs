@@ -51,7 +51,8 @@ impl std::error::Error for Problems {}
 
 /// Parses YAML; a mistake in its form is told with its line.
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Problems> {
-    if text.trim().is_empty() {
+    let says = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    if !text.lines().any(says) {
         return Err(Problems::one(path, 0, "the file is empty".to_owned()));
     }
     if let Some(line) = text.lines().position(|line| line.trim_start_matches(' ').starts_with('\t')) {
@@ -69,6 +70,24 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Problems
 /// Without the parser's own position, which is in front already.
 fn plain(message: &str) -> String {
     let first = message.lines().next().unwrap_or(message).trim_start_matches("error: ");
-    let text = first.split(" at line ").next().unwrap_or(first);
-    text.trim_end_matches(':').to_owned()
+    let text = first.split(" at line ").next().unwrap_or(first).trim_end_matches(':');
+    in_plain_words(text).unwrap_or_else(|| text.to_owned())
+}
+
+/// The parser's sentences that speak to whoever calls it, said to whoever writes the file.
+fn in_plain_words(text: &str) -> Option<String> {
+    if let Some(rest) = text.strip_prefix("duplicate mapping key: ") {
+        let field = rest.split(',').next().unwrap_or(rest);
+        return Some(format!("field `{field}` is written twice"));
+    }
+    let words = [
+        ("multiple YAML documents", "the file has several documents; one is expected"),
+        ("expected sequence start", "a list is expected here"),
+        ("expected mapping start", "fields are expected here, each as `name: value`"),
+        ("expected string scalar", "a single value is expected here"),
+        ("unexpected end of input", "the file ends too early"),
+        ("invalid u", "a whole number is expected here, not below 0 and not too large"),
+        ("invalid i", "a whole number is expected here"),
+    ];
+    words.iter().find(|(theirs, _)| text.contains(theirs)).map(|(_, ours)| (*ours).to_owned())
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::duration;
+use super::port::Port;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,6 +34,7 @@ pub struct NodeFile {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
+    #[serde(deserialize_with = "name")]
     pub name: String,
     /// The node's own addresses: where kubelet probes come from.
     #[serde(default)]
@@ -44,6 +46,7 @@ pub struct Node {
     #[serde(default = "trust_domain")]
     pub trust_domain: String,
     /// Threads that carry traffic; default one per core.
+    #[serde(default, deserialize_with = "shards")]
     pub shards: Option<usize>,
     #[serde(default = "run_dir")]
     pub run_dir: PathBuf,
@@ -98,6 +101,7 @@ pub struct Ca {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pod {
+    #[serde(deserialize_with = "name")]
     pub name: String,
     #[serde(default = "default_name")]
     pub namespace: String,
@@ -105,7 +109,7 @@ pub struct Pod {
     #[serde(default = "interface")]
     pub interface: String,
     #[serde(default)]
-    pub probe_ports: Vec<u16>,
+    pub probe_ports: Vec<Port>,
     #[serde(default)]
     pub when_down: WhenDown,
 }
@@ -121,6 +125,7 @@ pub enum WhenDown {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
+    #[serde(deserialize_with = "name")]
     pub name: String,
     #[serde(default = "default_name")]
     pub namespace: String,
@@ -177,6 +182,7 @@ pub struct Locality {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
+    #[serde(deserialize_with = "name")]
     pub name: String,
     #[serde(default = "default_name")]
     pub namespace: String,
@@ -201,14 +207,15 @@ pub struct Service {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServicePort {
-    pub port: u16,
-    pub target_port: Option<u16>,
+    pub port: Port,
+    pub target_port: Option<Port>,
 }
 
 /// The Kubernetes object's `spec`, with its name and namespace beside.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthorizationPolicy {
+    #[serde(deserialize_with = "name")]
     pub name: String,
     #[serde(default = "default_name")]
     pub namespace: String,
@@ -293,6 +300,7 @@ pub struct When {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerAuthentication {
+    #[serde(deserialize_with = "name")]
     pub name: String,
     #[serde(default = "default_name")]
     pub namespace: String,
@@ -301,7 +309,7 @@ pub struct PeerAuthentication {
     #[serde(default)]
     pub mode: Mode,
     #[serde(default)]
-    pub port_level: BTreeMap<u16, Mode>,
+    pub port_level: BTreeMap<Port, Mode>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -316,12 +324,30 @@ pub enum Mode {
 
 fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let address = String::deserialize(deserializer)?;
-    if address.starts_with("https://") {
+    let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(|host| !host.is_empty()));
+    if address.starts_with("https://") && host == Some(true) {
         return Ok(address);
     }
     Err(serde::de::Error::custom(format!(
-        "{address:?} does not begin with https://: the node's token must not be sent in clear"
+        "{address:?} is not of the form https://host:port (the node's token must not be sent in clear)"
     )))
+}
+
+fn name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.is_empty() { Err(serde::de::Error::custom("a name must not be empty")) } else { Ok(name) }
+}
+
+/// Threads; more than this is a slip of the pen.
+const MOST_SHARDS: usize = 1024;
+
+fn shards<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    match Option::<usize>::deserialize(deserializer)? {
+        Some(count) if !(1..=MOST_SHARDS).contains(&count) => Err(serde::de::Error::custom(format!(
+            "{count} shards; write a number from 1 to {MOST_SHARDS}, or leave it out"
+        ))),
+        count => Ok(count),
+    }
 }
 
 fn root_namespace() -> String {

@@ -171,7 +171,7 @@ fn services(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut 
                 .iter()
                 .map(|ip| NetworkAddress { network: Arc::clone(&network), ip: ip.to_canonical() })
                 .collect(),
-            ports: written.ports.iter().map(|port| (port.port, port.target_port.unwrap_or(port.port))).collect(),
+            ports: ports(spanned, &key, findings),
             subject_alt_names,
             publish_not_ready: match written.publish_not_ready {
                 true => PublishNotReady::All,
@@ -181,6 +181,17 @@ fn services(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut 
         });
     }
     all
+}
+
+fn ports(spanned: &Spanned<schema::Service>, key: &ServiceKey, findings: &mut Findings) -> BTreeMap<u16, u16> {
+    let mut ports = BTreeMap::new();
+    for written in &spanned.value.ports {
+        let port = written.port.number();
+        if ports.insert(port, written.target_port.map_or(port, |target| target.number())).is_some() {
+            findings.mistake(spanned, format!("service {key} has port {port} twice"));
+        }
+    }
+    ports
 }
 
 /// Makes the selected and the named workloads members of the service.
@@ -263,7 +274,7 @@ fn pods(file: &NodeFile, drafts: &BTreeMap<Name, Draft>, findings: &mut Findings
             netns: pod.netns.clone(),
             interface: pod.interface.clone(),
             addresses: workload.addresses.clone(),
-            probe_ports: pod.probe_ports.clone(),
+            probe_ports: pod.probe_ports.iter().map(|port| port.number()).collect(),
             node_addresses: file.node.addresses.iter().map(IpAddr::to_canonical).collect(),
             when_down: match pod.when_down {
                 schema::WhenDown::Refuse => WhenDown::Refuse,

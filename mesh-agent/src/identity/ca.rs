@@ -37,8 +37,8 @@ pub enum CaError {
     File { path: PathBuf, cause: std::io::Error },
     #[error("the token in {} is not printable text", .0.display())]
     Token(PathBuf),
-    #[error("cannot reach the certificate authority at {address}: {}", chain(cause))]
-    Unreachable { address: String, cause: tonic::transport::Error },
+    #[error("cannot reach the certificate authority at {address} (trusting {}): {}", root.display(), chain(cause))]
+    Unreachable { address: String, root: PathBuf, cause: tonic::transport::Error },
     #[error("the certificate authority refuses: {}: {}", .0.code(), .0.message())]
     Refused(Box<tonic::Status>),
     #[error("the certificate authority's answer is not usable: {0}")]
@@ -52,7 +52,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let own = cause.to_string();
+        // Some texts have their source's in them already.
+        if !text.ends_with(&own) {
+            text = format!("{text}: {own}");
+        }
         source = cause.source();
     }
     text
@@ -81,7 +85,8 @@ impl CaClient {
 
     async fn ask(&self, identity: &Identity, csr: String) -> Result<Vec<String>, CaError> {
         let config = &*self.config;
-        let unreachable = |cause| CaError::Unreachable { address: config.address.clone(), cause };
+        let unreachable =
+            |cause| CaError::Unreachable { address: config.address.clone(), root: config.root.clone(), cause };
         let roots = Certificate::from_pem(Self::read(&config.root)?);
         let channel = Endpoint::from_shared(config.address.clone())
             .and_then(|endpoint| endpoint.tls_config(ClientTlsConfig::new().ca_certificate(roots)))
