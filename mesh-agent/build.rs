@@ -1,4 +1,5 @@
 //! Builds the eBPF objects and embeds them. `MESH_EBPF=skip` embeds none, for editors and lints.
+#![expect(clippy::disallowed_methods, reason = "cargo tells a build script everything by its environment")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -62,7 +62,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Problems
     // The plain message: the file and line are put in front by us, for people and for tools.
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let line = error.location().map_or(0, |location| location.line() as u64);
+        let line = error.location().map_or(0, |location| location.line());
         Problems::one(path, line, plain(&error.to_string()))
     })
 }

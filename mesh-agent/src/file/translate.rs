@@ -35,7 +35,7 @@ impl Findings {
 }
 
 fn line<T>(at: &Spanned<T>) -> u64 {
-    at.referenced.line() as u64
+    at.referenced.line()
 }
 
 /// A workload under construction, with what later steps look at.

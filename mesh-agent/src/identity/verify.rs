@@ -86,10 +86,7 @@ impl Verifier {
 fn identities(certificate: &CertificateDer<'_>) -> Vec<Identity> {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
     let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
-    let uri = |name: &GeneralName<'_>| match name {
-        GeneralName::URI(uri) => uri.parse().ok(),
-        _ => None,
-    };
+    let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { uri.parse().ok() } else { None };
     names.value.general_names.iter().filter_map(uri).collect()
 }
 
@@ -241,6 +238,7 @@ impl TlsFailure {
         Self { kind, text }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an open set, of which a few mean something here")]
     fn of_tls(error: &rustls::Error) -> Self {
         use rustls::Error as E;
         if let E::InvalidCertificate(reason) = error {
@@ -262,6 +260,7 @@ impl TlsFailure {
         Self::new(kind, text)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an open set, of which a few mean something here")]
     fn of_certificate(reason: &CertificateError) -> Self {
         use CertificateError as C;
         if let C::Other(OtherError(wrong)) = reason

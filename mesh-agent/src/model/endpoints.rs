@@ -70,7 +70,7 @@ impl Endpoints {
             return None;
         }
         // The upper half chooses the column, the lower half the part of it.
-        let slot = &self.slots[usize::try_from((draw >> 32) * count >> 32).ok()?];
+        let slot = &self.slots[usize::try_from(((draw >> 32) * count) >> 32).ok()?];
         let chosen = if draw & (WHOLE - 1) < slot.own { slot } else { &self.slots[slot.alias] };
         Some(&chosen.endpoint)
     }

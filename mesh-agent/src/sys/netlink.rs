@@ -147,6 +147,7 @@ enum Rest {
     Done,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "an open set, of which a few mean something here")]
 fn take_datagram<M: NetlinkDeserializable>(datagram: &[u8], each: &mut impl FnMut(M)) -> io::Result<Rest> {
     let mut at = 0;
     while at < datagram.len() {
