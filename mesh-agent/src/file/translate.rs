@@ -265,7 +265,10 @@ fn pods(file: &NodeFile, drafts: &BTreeMap<Name, Draft>, findings: &mut Findings
         }
         if pod.probe_ports.len() > MAX_PROBE_PORTS {
             let count = pod.probe_ports.len();
-            findings.mistake(spanned, format!("pod {name} has {count} probe ports, {MAX_PROBE_PORTS} are possible"));
+            findings.mistake(
+                spanned,
+                format!("pod {name} has {count} probe ports, at most {MAX_PROBE_PORTS} are possible"),
+            );
         }
         all.push(Arc::new(PodSpec {
             uid: Arc::clone(&workload.uid),

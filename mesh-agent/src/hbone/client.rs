@@ -29,11 +29,16 @@ pub struct Tunnel<P> {
 struct State {
     streams: Cell<usize>,
     ended: Cell<bool>,
+    /// A peer that has answered speaks HTTP/2.
+    answered: Cell<bool>,
 }
 
 /// Why a CONNECT did not become a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// It ended before its peer has answered anything.
+    #[error("the peer speaks no HTTP/2: {0}")]
+    NotHttp2(h2::Error),
     /// The peer never saw the request; another tunnel may take it.
     #[error("the tunnel is going away: {0}")]
     GoingAway(h2::Error),
@@ -112,6 +117,11 @@ impl<P> Tunnel<P> {
         self.state.streams.get()
     }
 
+    fn failed(&self, error: h2::Error, kind: fn(h2::Error) -> OpenError) -> OpenError {
+        let foreign = !self.state.answered.get() && !error.is_remote() && !error.is_io();
+        if foreign { OpenError::NotHttp2(error) } else { kind(error) }
+    }
+
     fn cap(&self) -> usize {
         self.requests.current_max_send_streams().min(STREAMS_PER_TUNNEL)
     }
@@ -119,22 +129,21 @@ impl<P> Tunnel<P> {
     /// Sends a CONNECT and waits for its answer. The stream counts until its sender is dropped.
     pub async fn open(&self, request: Request<()>) -> Result<(Stream, HeaderMap), OpenError> {
         let slot = Slot::take(&self.state);
+        let before_sending = |error| self.failed(error, OpenError::GoingAway);
         let mut requests = self.requests.clone().ready().await.map_err(before_sending)?;
         let (response, send) = requests.send_request(request, false).map_err(before_sending)?;
         let response = tokio::time::timeout(ANSWER_LIMIT, response).await.map_err(|_| OpenError::Unanswered)?;
         let response = response.map_err(|error| {
-            if never_processed(&error) { OpenError::GoingAway(error) } else { OpenError::Broken(error) }
+            let kind = if never_processed(&error) { OpenError::GoingAway } else { OpenError::Broken };
+            self.failed(error, kind)
         })?;
+        self.state.answered.set(true);
         let (head, receive) = response.into_parts();
         if head.status != StatusCode::OK {
             return Err(OpenError::Status(head.status));
         }
         Ok((Stream::new(send, receive, Some(slot)), head.headers))
     }
-}
-
-fn before_sending(error: h2::Error) -> OpenError {
-    OpenError::GoingAway(error)
 }
 
 /// RFC 9113, sections 6.8 and 8.7: a refused stream, or one past the last id of a GOAWAY, was not processed.

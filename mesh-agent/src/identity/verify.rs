@@ -104,6 +104,8 @@ fn refuse(error: webpki::Error) -> rustls::Error {
     } else if matches!(error, E::UnknownIssuer | E::InvalidSignatureForPublicKey) {
         // The second: another root under the same name.
         CertificateError::UnknownIssuer
+    } else if matches!(error, E::RequiredEkuNotFoundContext(_)) {
+        CertificateError::InvalidPurpose
     } else if matches!(error, E::BadDer | E::BadDerTime | E::TrailingData(_)) {
         CertificateError::BadEncoding
     } else {
@@ -278,6 +280,11 @@ impl TlsFailure {
             C::UnknownIssuer => (
                 TlsKind::UntrustedRoot,
                 "the peer's certificate is signed by an authority that we do not trust".to_owned(),
+            ),
+            C::InvalidPurpose | C::InvalidPurposeContext { .. } => (
+                TlsKind::Other,
+                "the peer's certificate is not acceptable: it is not made for this end of a connection (extended key usage)"
+                    .to_owned(),
             ),
             other => (TlsKind::Other, format!("the peer's certificate is not acceptable: {other}")),
         };

@@ -19,7 +19,7 @@ use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::bpf::{BpfError, counters};
 use crate::model::{PodSpec, WhenDown};
 use crate::proxy::shard::PodListeners;
-use crate::sys::netlink::{Change, LO_NAME, clsact};
+use crate::sys::netlink::{Change, LO_NAME, clsact, interface_index};
 use crate::sys::netns::Netns;
 use crate::sys::socket::{any_socket, is_local, listen, netns_cookie};
 
@@ -32,6 +32,8 @@ pub enum CaptureError {
     HostNetwork,
     #[error("network namespace {} is pod {other}'s", path.display())]
     OthersNamespace { path: PathBuf, other: String },
+    #[error("network namespace {} has no interface {interface}: {cause}", path.display())]
+    NoInterface { interface: String, path: PathBuf, cause: io::Error },
     #[error("none of the pod's addresses {addresses:?} is in network namespace {}, maybe it is another pod's or not set up yet", path.display())]
     NoAddress { path: PathBuf, addresses: Vec<IpAddr> },
     #[error("opening the listener on port {port}: {cause}, maybe the pod itself uses the port")]
@@ -242,7 +244,10 @@ impl Capture for Kernel {
         if same(&netns, &Netns::current().map_err(system("own namespace"))?)? {
             return Err(CaptureError::HostNetwork);
         }
-        let cookie = cookie_of(&netns).map_err(system("the namespace's cookie"))?;
+        let cookie = netns.run(own_cookie).map_err(entering(&spec.netns))?.map_err(system("the namespace's cookie"))?;
+        netns.run(|| interface_index(&spec.interface)).map_err(entering(&spec.netns))?.map_err(|cause| {
+            CaptureError::NoInterface { interface: spec.interface.clone(), path: spec.netns.clone(), cause }
+        })?;
         self.check_is_the_pods(spec, &netns, cookie)?;
         self.forget_another(spec, cookie)?;
         let known = self.records.read(&spec.uid).is_some();
@@ -282,8 +287,9 @@ impl Capture for Kernel {
         self.pins.remove_pod(uid)?;
         if let Some(undo) = self.records.read(uid) {
             // A namespace that is gone has taken everything with it.
-            let there =
-                Netns::open(&undo.netns).ok().filter(|netns| cookie_of(netns).is_ok_and(|is| is == undo.cookie));
+            let there = Netns::open(&undo.netns)
+                .ok()
+                .filter(|netns| matches!(netns.run(own_cookie), Ok(Ok(is)) if is == undo.cookie));
             if let Some(netns) = there {
                 netns
                     .run(|| self.undo(&undo))
@@ -314,9 +320,9 @@ fn open(path: &Path) -> Result<Netns, CaptureError> {
     Netns::open(path).map_err(fail)
 }
 
-/// The number by which the kernel knows the namespace, not used twice while it runs.
-fn cookie_of(netns: &Netns) -> io::Result<u64> {
-    netns.run(|| netns_cookie(any_socket()?.as_fd()))?
+/// The number by which the kernel knows the thread's namespace, not used twice while it runs.
+fn own_cookie() -> io::Result<u64> {
+    netns_cookie(any_socket()?.as_fd())
 }
 
 fn same(a: &Netns, b: &Netns) -> Result<bool, CaptureError> {

@@ -64,7 +64,7 @@ impl Error {
             Self::Denied(_) | Self::Revoked(_) => Flag::Deny,
             Self::Certificate(_) => Flag::Identity,
             Self::Tls(_) => Flag::TlsFailure,
-            Self::Http2(_) => Flag::H2Handshake,
+            Self::Http2(_) | Self::Open(OpenError::NotHttp2(_)) => Flag::H2Handshake,
             Self::ConnectTimeout { hint, .. } if !hint.is_empty() => Flag::NetworkPolicy,
             Self::Dial(inner) => inner.flag(),
             Self::SelfCall(_)

@@ -24,6 +24,12 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 pub const LO: u32 = 1;
 pub const LO_NAME: &str = "lo";
 
+/// The index of an interface in the thread's namespace.
+pub fn interface_index(name: &str) -> io::Result<i32> {
+    let index = rustix::net::netdevice::name_to_index(super::socket::any_socket()?, name)?;
+    i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// An IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {

@@ -6,9 +6,8 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
-use super::request;
+use super::{interface_index, request};
 
 const KIND: &str = "clsact";
 
@@ -20,7 +19,7 @@ const HOOKS: [TcHandle; 2] = [TcHandle { major: 0xffff, minor: 0xfff2 }, TcHandl
 
 /// Whether the interface has the discipline.
 pub fn present(interface: &str) -> io::Result<bool> {
-    let index = index(interface)?;
+    let index = interface_index(interface)?;
     let mut found = false;
     let each = |message: RouteNetlinkMessage| {
         if let RouteNetlinkMessage::NewQueueDiscipline(tc) = message {
@@ -35,7 +34,7 @@ pub fn present(interface: &str) -> io::Result<bool> {
 
 /// Removes the discipline unless somebody's filters hang on it, or it is gone.
 pub fn remove_if_unused(interface: &str) -> io::Result<()> {
-    let index = index(interface)?;
+    let index = interface_index(interface)?;
     if !present(interface)? || has_filters(index)? {
         return Ok(());
     }
@@ -56,10 +55,4 @@ fn has_filters(index: i32) -> io::Result<bool> {
         request(NETLINK_ROUTE, RouteNetlinkMessage::GetTrafficFilter(ask), NLM_F_DUMP, each)?;
     }
     Ok(found)
-}
-
-fn index(interface: &str) -> io::Result<i32> {
-    let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let index = netdevice::name_to_index(any, interface)?;
-    i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
