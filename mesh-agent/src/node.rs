@@ -37,13 +37,16 @@ use crate::pods::capture::Kernel;
 use crate::pods::driver::{self, Driver, PodStatus, Settings};
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
-use crate::sys::{caps, limits, signal};
+use crate::sys::{caps, limits, memory, signal};
 use crate::task::Tasks;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 
 /// The admin socket's name in the run directory.
 const ADMIN_SOCKET: &str = "admin.sock";
+
+/// When the first certificates have come, the start is over.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// How long control tasks may take to end after the last connection did.
 const LAST_CALL: Duration = Duration::from_secs(1);
@@ -248,6 +251,8 @@ async fn mark_when_enrolled(gate: Gate, mut pods: watch::Receiver<Vec<PodStatus>
     };
     if pods.wait_for(all).await.is_ok() {
         gate.mark();
+        tokio::time::sleep(SETTLED).await;
+        memory::release_code();
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod caps;
 pub mod limits;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod signal;

@@ -58,7 +58,7 @@ fn verify(leaf: &str, root: &str) -> Result<(), webpki::Error> {
     let leaf = webpki::EndEntityCert::try_from(&leaf).unwrap();
     let algorithms = webpki::ALL_VERIFICATION_ALGS;
     for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
-        leaf.verify_for_usage(algorithms, &[anchor.clone()], &[], UnixTime::now(), usage, None, None)?;
+        leaf.verify_for_usage(algorithms, std::slice::from_ref(&anchor), &[], UnixTime::now(), usage, None, None)?;
     }
     Ok(())
 }

@@ -340,10 +340,13 @@ async fn pair(
 }
 
 /// What both ends must agree on.
-fn facts(session: &CommonState) -> (Option<NamedGroup>, Option<CipherSuite>, Option<ProtocolVersion>, Option<&[u8]>) {
+fn check_facts(case: &str, session: &CommonState) {
     let group = session.negotiated_key_exchange_group().map(SupportedKxGroup::name);
+    assert_eq!(group, Some(NamedGroup::X25519MLKEM768), "{case}");
     let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
-    (group, suite, session.protocol_version(), session.alpn_protocol())
+    assert_eq!(suite, Some(CipherSuite::TLS13_AES_256_GCM_SHA384), "{case}");
+    assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3), "{case}");
+    assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]), "{case}");
 }
 
 #[tokio::test]
@@ -351,12 +354,6 @@ async fn two_of_ours() {
     let authority = Authority::new("root");
     let (api, web) = (authority.credentials(&account("api")), authority.credentials(&account("web")));
     let config = api.client_config(&[account("web")]).unwrap();
-    let best = (
-        Some(NamedGroup::X25519MLKEM768),
-        Some(CipherSuite::TLS13_AES_256_GCM_SHA384),
-        Some(ProtocolVersion::TLSv1_3),
-        Some(&b"h2"[..]),
-    );
     for round in ["first", "second: nothing is resumed"] {
         let (mut near, mut far) = pair(&config, &web).await;
         near.write_all(b"x").await.unwrap();
@@ -366,8 +363,8 @@ async fn two_of_ours() {
         far.flush().await.unwrap();
         assert_eq!(near.read_u8().await.unwrap(), b'y');
         let (client, server) = (near.get_ref().1, far.get_ref().1);
-        assert_eq!(facts(client), best, "{round}");
-        assert_eq!(facts(server), best, "{round}");
+        check_facts(round, client);
+        check_facts(round, server);
         assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full), "{round}");
         assert_eq!(client.tls13_tickets_received(), 0, "{round}");
         assert_eq!(server.server_name(), None, "no name is sent");

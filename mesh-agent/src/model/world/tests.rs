@@ -135,7 +135,7 @@ proptest! {
         turned.reverse();
         let choice = |workloads| {
             let world = World::new(workloads, vec![service.clone()], Vec::new());
-            to_vip(&world, draw).map(|route| chosen(&route).uid.clone()).map_err(|error| error.to_string())
+            to_vip(&world, draw).map(|route| chosen(&route).uid.to_string()).map_err(|error| error.to_string())
         };
         prop_assert_eq!(choice(workloads), choice(turned));
     }
@@ -147,9 +147,9 @@ proptest! {
         let in_mesh: Vec<_> = all.iter().filter(|w| w.tunnel == Tunnel::Hbone).copied().collect();
         // The last of the best.
         let best = if in_mesh.is_empty() { all } else { in_mesh };
-        let expected = best.last().map(|w| w.uid.clone());
+        let expected = best.last().map(|w| &*w.uid);
         let world = World::new(workloads.clone(), Vec::new(), Vec::new());
-        prop_assert_eq!(world.workload_at("", ip(last)).map(|w| w.uid.clone()), expected);
+        prop_assert_eq!(world.workload_at("", ip(last)).map(|w| &*w.uid), expected);
         prop_assert!(world.workload_at("elsewhere", ip(last)).is_none());
         for workload in &workloads {
             prop_assert_eq!(&world.workload_by_uid(&workload.uid).unwrap().addresses, &workload.addresses);
@@ -164,7 +164,7 @@ proptest! {
         let able: HashMap<_, _> = workloads
             .iter()
             .filter(|w| eligible(&service, w).is_some())
-            .map(|w| (w.uid.clone(), f64::from(w.capacity)))
+            .map(|w| (w.uid.to_string(), f64::from(w.capacity)))
             .collect();
         prop_assume!(!able.is_empty());
         let whole: f64 = able.values().sum();
@@ -172,7 +172,7 @@ proptest! {
         let mut random = fastrand::Rng::with_seed(seed);
         let (draws, mut seen) = (20_000, HashMap::<_, f64>::new());
         for _ in 0..draws {
-            *seen.entry(chosen(&to_vip(&world, random.u64(..)).unwrap()).uid.clone()).or_default() += 1.0;
+            *seen.entry(chosen(&to_vip(&world, random.u64(..)).unwrap()).uid.to_string()).or_default() += 1.0;
         }
         for (uid, weight) in able {
             let (expected, got) = (weight / whole, seen.get(&uid).copied().unwrap_or_default() / f64::from(draws));

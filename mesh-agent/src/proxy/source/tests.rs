@@ -29,8 +29,11 @@ fn service(namespace: &str, hostname: &str, ports: &[(u16, u16)]) -> Service {
     }
 }
 
-/// A workload of namespace `shop`, in these services with these ports of its own.
-fn member(name: &str, address: &str, services: &[(&str, &str, &[(u16, u16)])]) -> Workload {
+/// A service's namespace and name, and a workload's own ports for it.
+type Membership<'a> = (&'a str, &'a str, &'a [(u16, u16)]);
+
+/// A workload of namespace `shop`, in these services.
+fn member(name: &str, address: &str, services: &[Membership<'_>]) -> Workload {
     let mut workload = Workload::new(name, name, identity(name));
     workload.addresses = vec![address.parse().unwrap()];
     for (namespace, hostname, ports) in services {
