@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::RunningPod;
@@ -19,6 +19,8 @@ use rustix::net::{
 
 /// How long the proxy may take for anything that it has to do.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks at a proxy that has not connected yet.
+const PAUSE: Duration = Duration::from_millis(200);
 /// No message is longer.
 const MESSAGE: usize = 1024;
 
@@ -54,16 +56,17 @@ impl Announcer {
         let bound = rustix::net::bind(&listener, &SocketAddrUnix::new(path)?);
         bound.with_context(|| path.display().to_string())?;
         rustix::net::listen(&listener, 1)?;
-        set_socket_timeout(&listener, Timeout::Recv, Some(PATIENCE))?;
+        set_socket_timeout(&listener, Timeout::Recv, Some(PAUSE))?;
         Ok(Self { listener })
     }
 
-    /// Waits for the proxy and tells it of `pods`; returns when it has taken them all.
-    pub(super) fn announce<'a>(self, pods: impl Iterator<Item = &'a RunningPod>) -> Result<Announced> {
-        let connection = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
-            Err(Errno::AGAIN) => bail!("the proxy has not asked for its pods within {PATIENCE:?}"),
-            accepted => accepted?,
-        };
+    /// Waits for the proxy, as long as it is `alive`, and tells it of `pods`; returns when it has taken them all.
+    pub(super) fn announce<'a>(
+        self,
+        pods: impl Iterator<Item = &'a RunningPod>,
+        alive: impl FnMut() -> Result<()>,
+    ) -> Result<Announced> {
+        let connection = self.accept(alive)?;
         set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))?;
         let announced = Announced { connection };
         announced.receive().context("the proxy's hello")?;
@@ -72,6 +75,17 @@ impl Announcer {
         }
         announced.ask(&snapshot_sent(), &mut SendAncillaryBuffer::default()).context("the end of the snapshot")?;
         Ok(announced)
+    }
+
+    fn accept(&self, mut alive: impl FnMut() -> Result<()>) -> Result<OwnedFd> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+                Err(Errno::AGAIN) if Instant::now() < deadline => alive()?,
+                Err(Errno::AGAIN) => bail!("the proxy has not asked for its pods within {PATIENCE:?}"),
+                accepted => return Ok(accepted?),
+            }
+        }
     }
 }
 

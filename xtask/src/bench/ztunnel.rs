@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use mesh_e2e::{Lab, Node, Process, RunningPod, eventually};
 use serde_json::json;
 
@@ -102,9 +102,10 @@ impl Proxy {
         command.env("INPOD_UDS", &socket).env("LOCAL_XDS_PATH", configuration).env("FAKE_CA", "true");
         command.env("XDS_ADDRESS", "").env("CA_ADDRESS", "");
         command.env("ZTUNNEL_WORKER_THREADS", cores.to_string()).env("RUST_LOG", "warn");
-        let process = lab.spawn(&format!("ztunnel-{}", node.name), &mut command)?;
+        let mut process = lab.spawn(&format!("ztunnel-{}", node.name), &mut command)?;
         let own = lab.pods().iter().filter(|pod| pod.node == node.name);
-        match announcer.announce(own) {
+        let alive = || process.check_running().map_err(|_| anyhow!("the proxy has ended"));
+        match announcer.announce(own, alive) {
             Ok(announced) => Ok(Self { process, _announced: announced }),
             Err(error) => bail!("{}: {error:#}; it said:\n{}", node.name, process.log().tail(LOG)),
         }
