@@ -46,7 +46,9 @@ fn main() -> ExitCode {
     match run(&root, Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xtask: {error:#}");
+            if !error.is::<test::Failed>() {
+                eprintln!("xtask: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -60,11 +60,20 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     }
     say(format_args!("--- all of it took {:.0} s", start.elapsed().as_secs_f64()));
     say(tally);
-    if tally.failed > 0 {
-        bail!("not all passed");
-    }
-    Ok(())
+    if tally.failed > 0 { Err(Failed.into()) } else { Ok(()) }
 }
+
+/// Not all passed, which has been said already: the line that counts is the last one.
+#[derive(Debug)]
+pub(crate) struct Failed;
+
+impl fmt::Display for Failed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("not all passed")
+    }
+}
+
+impl std::error::Error for Failed {}
 
 /// What a step that runs no tests adds: nothing, or one failure, told at once.
 fn check(result: Result<()>) -> Tally {
