@@ -9,7 +9,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use mesh_e2e::{Lab, Line, Namespace, eventually, server, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::support::{Records, SOON, connect, open_files, ping_pong, quiet, timeouts, tunnel_ports, tunnels};
+use super::support::{
+    Records, SOON, connect, open_files, ping_pong, quiet, resident_mib, timeouts, tunnel_ports, tunnels,
+};
 use super::{APP, MESH, ONE_SHARD, PORT};
 use crate::runner::{Case, say};
 
@@ -21,6 +23,8 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 const MANY: usize = 2000;
+/// What an agent may take with all of them open.
+const MEMORY_MIB: u64 = 100;
 /// Threads that connect at the same time.
 const CLIENTS: usize = 8;
 
@@ -46,6 +50,9 @@ fn two_thousand(lab: &Lab) -> Result<()> {
         let flows = lab.agent(node).flows()?;
         let live = flows.iter().filter(|flow| flow.direction == direction && flow.security == "mutual_tls").count();
         ensure!(live == MANY, "{node} shows {live} live flows of {}", flows.len());
+        let used = resident_mib(lab.agent(node))?;
+        say(format_args!("    the agent of {node} uses {used} MiB"));
+        ensure!(used < MEMORY_MIB, "the agent of {node} uses {used} MiB");
     }
     drop(streams);
     quiet(lab)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::socket::{self, Ending};
-use mesh_e2e::{Lab, RunningPod, server};
+use mesh_e2e::{Lab, RunningPod, eventually, server};
 
 use super::support::{Records, SOON, Times, quiet, timeouts};
 use super::{APP, topology};
@@ -91,9 +91,11 @@ fn cycles(
     say(format_args!("    {count} connects in {:?}, p99 {:?}", start.elapsed(), times.percentile(99)));
     quiet(lab)?;
     let node = if to.name == "near" { &to.node } else { &from.node };
-    let recorded = records.all(node).iter().filter(|line| line.field("dst.workload") == to.name).count();
-    ensure!(recorded >= count, "{recorded} of {count} were recorded by {node}");
-    Ok(())
+    eventually(SOON, || {
+        let recorded = records.all(node).iter().filter(|line| line.field("dst.workload") == to.name).count();
+        ensure!(recorded >= count, "{recorded} of {count} were recorded by {node}");
+        Ok(())
+    })
 }
 
 /// Connects, and gives the time that took. Waits when the kernel has no port to give; that is the client's own affair.

@@ -2,9 +2,9 @@
 //! not uncounted.
 
 use std::io::Read;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::documents::Flow;
 use mesh_e2e::{Lab, Line, Namespace, Server, eventually, socket};
 use rustix::net::{AddressFamily, SocketType, ipproto};
@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     Case::shared("from_node_to_other_port", &MESH, from_node),
     Case::shared("udp_passes", &MESH, udp),
     Case::shared("icmp_passes", &MESH, icmp),
+    Case::shared("tcp_fragments_do_not_pass", &MESH, fragments),
 ];
 
 /// Bytes of the transfer that is measured.
@@ -274,4 +275,40 @@ fn counted(before: [u64; 2], after: [u64; 2]) -> Result<()> {
     let enough = before.iter().zip(after).all(|(before, after)| after - before >= 2);
     ensure!(enough, "the counters went from {before:?} to {after:?}");
     Ok(())
+}
+
+/// A fragment of TCP cannot be attributed to a connection, so it would be a way around the mesh, out of a pod or in.
+fn fragments(lab: &Lab) -> Result<()> {
+    let wire = lab.wire("n1")?;
+    send_fragment(lab, "client", "server")?;
+    let passed = wire.finish()?.plaintext().next().map(ToString::to_string);
+    ensure!(passed.is_none(), "it has left the node: {passed:?}");
+    send_fragment(lab, "plain", "near")
+}
+
+/// One of the pods is on `n1`, whose agent must count that it dropped it.
+fn send_fragment(lab: &Lab, from: &str, to: &str) -> Result<()> {
+    let (from, to) = (lab.pod(from), lab.pod(to));
+    let dropped = || -> Result<u64> { Ok(lab.agent("n1").status()?.counter("fragment")) };
+    let before = dropped()?;
+    let raw = from.run(|| rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)))?;
+    UdpSocket::from(raw).send_to(&first_fragment(from.v4, to.v4)?, to.at4(0))?;
+    eventually(SOON, || {
+        let count = dropped()? - before;
+        ensure!(count == 1, "{count} fragments from {} to {} were dropped", from.name, to.name);
+        Ok(())
+    })
+}
+
+/// The beginning of a SYN, with more fragments to come. The kernel fills in length and checksum.
+fn first_fragment(from: IpAddr, to: IpAddr) -> Result<Vec<u8>> {
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) else { bail!("no IPv4 addresses") };
+    let mut packet = vec![0x45, 0, 0, 0, 0, 7, 0x20, 0, 64, 6, 0, 0];
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend(40_000_u16.to_be_bytes());
+    packet.extend(APP.to_be_bytes());
+    // Sequence and acknowledgement; a header of 24 bytes; SYN; window, checksum, urgent pointer; options.
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x60, 0x02, 0x10, 0, 0, 0, 0, 0, 1, 1, 1, 1]);
+    Ok(packet)
 }

@@ -87,8 +87,7 @@ fn bulk(lab: &Lab) -> Result<()> {
 fn memory(lab: &mut Lab) -> Result<()> {
     stalled(lab, 20, || {
         for node in lab.nodes() {
-            let pid = node.agent().pid().ok_or_else(|| anyhow!("the agent of {} does not run", node.name))?;
-            let used = resident_mib(pid)?;
+            let used = resident_mib(node.agent())?;
             say(format_args!("    the agent of {} uses {used} MiB", node.name));
             ensure!(used < MEMORY_MIB, "the agent of {} uses {used} MiB", node.name);
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::socket::Ending;
-use mesh_e2e::{Capture, Lab, Line, Log, Namespace, RunningPod, Server, eventually, server, socket};
+use mesh_e2e::{Agent, Capture, Lab, Line, Log, Namespace, RunningPod, Server, eventually, server, socket};
 
 /// How long a record may take from the end of its connection until it is in the log.
 const RECORD: Duration = Duration::from_secs(5);
@@ -172,19 +172,20 @@ pub(super) fn tunnels(from: &Namespace) -> Result<usize> {
 
 /// How many files the agents have open.
 pub(super) fn open_files(lab: &Lab) -> Result<[usize; 2]> {
-    let of = |node: &str| -> Result<usize> {
-        let pid = lab.agent(node).pid().with_context(|| format!("the agent of {node} does not run"))?;
-        Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
-    };
-    Ok([of("n1")?, of("n2")?])
+    let of = |agent: &Agent| -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/fd", pid(agent)?))?.count()) };
+    Ok([of(lab.agent("n1"))?, of(lab.agent("n2"))?])
 }
 
-/// Resident memory of a process, in MiB.
-pub(super) fn resident_mib(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+/// Resident memory of an agent, in MiB.
+pub(super) fn resident_mib(agent: &Agent) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid(agent)?))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib >> 10)
+}
+
+fn pid(agent: &Agent) -> Result<u32> {
+    agent.pid().context("the agent does not run")
 }
 
 /// Waits until no agent has an open connection: what one case leaves behind must not count in the next.

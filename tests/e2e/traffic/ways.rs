@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::socket::{self, mapped};
-use mesh_e2e::{Lab, Line, Namespace, RunningPod, Server, server};
+use mesh_e2e::{Lab, Line, Namespace, RunningPod, Server, eventually, server};
 
 use super::support::{
-    Records, canonical, connect, fields, greeting, mirror, must_be_reset, only_tunnelled, quiet, same_family,
+    Records, SOON, canonical, connect, fields, greeting, mirror, must_be_reset, only_tunnelled, same_family,
 };
 use super::{APP, MESH, PORT};
 use crate::runner::Case;
@@ -94,14 +94,15 @@ fn several_endpoints(lab: &Lab) -> Result<()> {
     }
     // 150 are expected, and six standard deviations are 37.
     ensure!((113..=187).contains(&heavy), "{heavy} of {COUNT} went to the endpoint with three quarters of the weight");
-    quiet(lab)?;
-    let lines = records.all("n1");
-    let through = |line: &&Line| {
+    let through = |line: &Line| {
         line.field("dst.service") == "pair.default.svc.cluster.local" && line.field("dst.addr").ends_with(":15008")
     };
-    let tunnelled = lines.iter().filter(through).count();
-    ensure!(tunnelled == COUNT, "{tunnelled} of {COUNT} were tunnelled for the service, of {} records", lines.len());
-    Ok(())
+    eventually(SOON, || {
+        let lines = records.all("n1");
+        let tunnelled = lines.iter().filter(|line| through(line)).count();
+        ensure!(tunnelled == COUNT, "{tunnelled} of {COUNT} were tunnelled for the service: {} records", lines.len());
+        Ok(())
+    })
 }
 
 fn no_healthy_endpoint(lab: &Lab) -> Result<()> {
