@@ -13,7 +13,7 @@ pub mod verify;
 
 pub use certs::{CertError, Certs};
 pub use tls::{Credentials, TLS_HANDSHAKE_LIMIT};
-pub use verify::{TlsFailure, peer_identity};
+pub use verify::{TlsFailure, peer_expiry, peer_identity};
 
 #[cfg(test)]
 mod tests;

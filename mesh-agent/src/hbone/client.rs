@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
@@ -31,6 +31,8 @@ struct State {
     ended: Cell<bool>,
     /// A peer that has answered speaks HTTP/2.
     answered: Cell<bool>,
+    /// When it stops taking new streams.
+    ends: Cell<Option<Instant>>,
 }
 
 /// Why a CONNECT did not become a stream.
@@ -99,7 +101,17 @@ where
 impl<P> Tunnel<P> {
     /// Whether a new stream may be opened on it.
     pub fn usable(&self) -> bool {
-        !self.state.ended.get() && self.state.streams.get() < self.cap()
+        self.lasts() && self.state.streams.get() < self.cap()
+    }
+
+    /// No new streams from then on: the proof that it rests on ends.
+    pub fn end_at(&self, ends: Instant) {
+        self.state.ends.set(Some(ends));
+    }
+
+    /// Whether it may ever take a stream again.
+    pub fn lasts(&self) -> bool {
+        !self.state.ended.get() && self.state.ends.get().is_none_or(|ends| Instant::now() < ends)
     }
 
     /// Whether the connection is gone.

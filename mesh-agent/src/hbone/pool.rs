@@ -69,7 +69,7 @@ impl<K: Hash + Eq + Clone, P: 'static, E: 'static> Pool<K, P, E> {
         let lane =
             lanes.entry(key.clone()).or_insert_with(|| Lane { tunnels: Vec::new(), dial: None, used: Instant::now() });
         lane.used = Instant::now();
-        lane.tunnels.retain(|tunnel| !tunnel.ended());
+        lane.tunnels.retain(|tunnel| tunnel.lasts());
         if let Some(tunnel) = lane.tunnels.iter().find(|tunnel| tunnel.usable()) {
             return Ok(Rc::clone(tunnel));
         }

@@ -185,3 +185,15 @@ fn many_at_once_share_dials_and_no_tunnel_is_overfull() {
         assert!(pool.is_empty());
     });
 }
+
+#[test]
+fn a_tunnel_takes_no_streams_past_its_end() {
+    on_local_set(async {
+        let tunnel = pair(CancellationToken::new(), |_| {}).await;
+        assert!(tunnel.usable() && tunnel.lasts());
+        tunnel.end_at(std::time::Instant::now() + Duration::from_secs(60));
+        assert!(tunnel.usable());
+        tunnel.end_at(std::time::Instant::now());
+        assert!(!tunnel.usable() && !tunnel.lasts() && !tunnel.ended());
+    });
+}

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -88,6 +89,13 @@ fn identities(certificate: &CertificateDer<'_>) -> Vec<Identity> {
     let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
     let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { uri.parse().ok() } else { None };
     names.value.general_names.iter().filter_map(uri).collect()
+}
+
+/// When a verified peer's certificate expires.
+pub fn peer_expiry(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(chain.first()?).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// The identity of a verified peer: the first URI name that is one.

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::StatusCode;
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::copy::{self, Role};
 use super::dial;
@@ -21,7 +23,7 @@ use super::source;
 use crate::hbone::head::{Authority, forwarded_host};
 use crate::hbone::readahead::ReadAhead;
 use crate::hbone::server::{self, Incoming};
-use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_identity};
+use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_expiry, peer_identity};
 use crate::model::addr::canonical;
 use crate::model::{Identity, Peer, Service, Workload, World};
 use crate::sys::socket::carry_streams;
@@ -33,6 +35,8 @@ type Tls = TlsStream<ReadAhead<TcpStream>>;
 struct Tunnel {
     peer: SocketAddr,
     identity: Option<Identity>,
+    /// When its certificate ends.
+    expires: Option<SystemTime>,
     /// The pod's address that was dialled: the application is reached at it, whatever the authority says.
     dialled: SocketAddr,
 }
@@ -54,7 +58,11 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     };
     drop(place);
     let tunnel = Rc::new(tunnel);
-    let (cut, leaving) = (pod.cut.clone(), pod.leaving.clone());
+    let (cut, leaving) = (pod.cut.clone(), pod.leaving.child_token());
+    if let Some(expires) = tunnel.expires {
+        pod.tasks.spawn_local(leave_at(expires, leaving.clone()));
+    }
+    let _end = leaving.clone().drop_guard();
     let streams = pod.tasks.clone();
     let serving = server::serve(connection, leaving, |incoming| {
         streams.spawn_local(stream(Rc::clone(&pod), Rc::clone(&tunnel), incoming));
@@ -62,6 +70,15 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     // Boxed: one long-lived allocation per tunnel instead of a large task.
     if let Some(Err(error)) = cut.run_until_cancelled(Box::pin(serving)).await {
         tracing::debug!(%error, %peer, "tunnel ended");
+    }
+}
+
+/// From its certificate's expiry on, the peer gets no new streams on what it proved before.
+async fn leave_at(expires: SystemTime, leaving: CancellationToken) {
+    let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::select! {
+        () = tokio::time::sleep(left) => leaving.cancel(),
+        () = leaving.cancelled() => {}
     }
 }
 
@@ -76,8 +93,9 @@ async fn handshake(pod: &Pod, tcp: TcpStream, peer: SocketAddr) -> Result<(Tls, 
         Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
         Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
     };
-    let identity = tls.get_ref().1.peer_certificates().and_then(peer_identity);
-    Ok((tls, Tunnel { peer, identity, dialled }))
+    let certificates = tls.get_ref().1.peer_certificates();
+    let (identity, expires) = (certificates.and_then(peer_identity), certificates.and_then(peer_expiry));
+    Ok((tls, Tunnel { peer, identity, expires, dialled }))
 }
 
 /// Serves one CONNECT.

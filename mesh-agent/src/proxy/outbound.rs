@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
@@ -22,7 +23,7 @@ use crate::hbone::head::Connect;
 use crate::hbone::readahead::ReadAhead;
 use crate::hbone::stream::Stream;
 use crate::hbone::{self};
-use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_identity};
+use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_expiry, peer_identity};
 use crate::model::addr::canonical;
 use crate::model::route::route;
 use crate::model::{Identity, OrigDst, Route, Workload};
@@ -166,8 +167,14 @@ async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Ident
         Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
         Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
     };
-    let peer = tls.get_ref().1.peer_certificates().and_then(peer_identity);
+    let certificates = tls.get_ref().1.peer_certificates();
+    let peer = certificates.and_then(peer_identity);
+    let ends = certificates
+        .and_then(peer_expiry)
+        .map_or(credentials.validity.not_after, |theirs| theirs.min(credentials.validity.not_after));
     let (tunnel, driver) = hbone::client::start(tls, peer).await.map_err(Error::Http2)?;
+    // Whoever has expired since has to prove itself anew.
+    tunnel.end_at(Instant::now() + ends.duration_since(SystemTime::now()).unwrap_or_default());
     pod.tasks.spawn_local(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, peer = %key.next_hop, "tunnel ended");
