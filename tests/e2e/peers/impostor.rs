@@ -118,12 +118,22 @@ fn failed(agent: &Agent, flag: &str) -> Result<f64> {
 /// Alice connects to the impostor; gives the line in the log.
 fn attempt(lab: &Lab, news: &Log) -> Result<mesh_e2e::Line> {
     let to = lab.pod("impostor").at4(80);
-    let client = lab.pod("alice").connect(to)?;
-    let end = mesh_e2e::socket::ending(&client, SOON).context("the client")?;
-    ensure!(end == Ending::Reset, "the client sees {end:?}");
+    match lab.pod("alice").connect(to) {
+        Ok(client) => {
+            let end = mesh_e2e::socket::ending(&client, SOON).context("the client")?;
+            ensure!(end == Ending::Reset, "the client sees {end:?}");
+        }
+        // The reset may come before the client has looked at its new connection.
+        Err(error) => ensure!(is_reset(&error), "{error:#}"),
+    }
     let line = news.wait(SOON, |line| line.scope == "access" && line.field("dst.workload") == "impostor")?;
     ensure!(line.field("src.workload") == "alice" && line.level == "error", "{}", line.text);
     Ok(line)
+}
+
+fn is_reset(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.into_iter().any(|kind| kind == io::ErrorKind::ConnectionReset)
 }
 
 pub(super) fn wrong_servers(lab: &Lab) -> Result<()> {

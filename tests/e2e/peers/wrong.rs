@@ -95,8 +95,12 @@ pub(super) fn control_issue(lab: &Lab) -> Result<()> {
     let _application = lab.pod("server").echo(80)?;
     let to = lab.pod("server").at4(HBONE);
     let config = client(Some(issued(lab, ALICE, "1h")?), &TLS13, &["h2"])?;
+    let first = lab.agent("n2").log().from_now();
     let answer = Tunnel::open(lab.outside(), to, config)?.connect("10.40.2.10:80")?;
     ensure!(answer.status == 200, "a good certificate is answered with {}", answer.status);
+    drop(answer);
+    // Its line must not be taken for the next one's.
+    first.wait(SOON, |line| line.scope == "access" && line.message == "connection complete")?;
     let news = lab.agent("n2").log().from_now();
     let config = client(Some(issued(lab, ALICE, "-1h")?), &TLS13, &["h2"])?;
     let answer = Tunnel::open(lab.outside(), to, config).and_then(|mut tunnel| tunnel.connect("10.40.2.10:80"));
