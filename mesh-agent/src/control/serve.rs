@@ -22,6 +22,11 @@ struct Authority {
     file: watch::Receiver<Arc<ControlFile>>,
 }
 
+/// How long a TLS handshake, and a request, may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection is kept: a node makes one for each request.
+const AGE: Duration = Duration::from_secs(60);
+
 /// Serves until SIGTERM or SIGINT.
 pub(super) async fn serve(issuer: Arc<Issuer>, file: watch::Receiver<Arc<ControlFile>>) -> anyhow::Result<()> {
     let config = Arc::clone(&file.borrow());
@@ -29,11 +34,12 @@ pub(super) async fn serve(issuer: Arc<Issuer>, file: watch::Receiver<Arc<Control
     names.push(config.listen.ip().to_string());
     names.dedup();
     let (certificate, key) = issuer.endpoint(names)?;
-    let tls = ServerTlsConfig::new().identity(Endpoint::from_pem(certificate, key));
+    let tls = ServerTlsConfig::new().identity(Endpoint::from_pem(certificate, key)).timeout(LIMIT);
     tracing::info!(listen = %config.listen, nodes = config.nodes.len(), "certificate authority ready");
     Server::builder()
         .tls_config(tls)?
-        .timeout(Duration::from_secs(10))
+        .timeout(LIMIT)
+        .max_connection_age(AGE)
         .concurrency_limit_per_connection(32)
         .add_service(Service::new(Authority { issuer, file }))
         .serve_with_shutdown(config.listen, crate::sys::signal::termination())
