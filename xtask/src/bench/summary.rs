@@ -46,7 +46,7 @@ impl Figure {
         let median: BTreeMap<_, _> = rounds.iter().map(|(who, values)| (*who, median(values))).collect();
         let ratio = |who: Who, base: Who| {
             let (value, base) = (median.get(who.id())?, median.get(base.id())?);
-            (*base > 0.0).then(|| rounded(value / base, 3))
+            (*value > 0.0 && *base > 0.0).then(|| rounded(value / base, 3))
         };
         let to_direct = [Who::Ours, Who::Peer].map(|who| (who.id(), ratio(who, Who::Direct)));
         Self {
