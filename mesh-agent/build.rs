@@ -25,6 +25,10 @@ fn main() {
     }
     // Shared by all profiles, and apart from the outer build's directory, whose lock is held now.
     let target = root.join("target/bpf");
+    if !places(&root).iter().any(|place| place.join("bpf-linker").exists()) {
+        println!("cargo::error=bpf-linker is missing: {FIX}");
+        return;
+    }
     let status = cargo(&root, &target).status();
     if !status.is_ok_and(|status| status.success()) {
         println!("cargo::error=the eBPF programs could not be built: {FIX}");
@@ -47,16 +51,9 @@ fn cargo(root: &Path, target: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    if let Ok(rustc) = env::var("MESH_EBPF_RUSTC") {
-        command.env("RUSTC", rustc);
-    }
-    let tools = root.join("target/tools/bin");
-    let home = PathBuf::from(env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", var("HOME")))).join("bin");
-    let path =
-        env::join_paths([tools, home].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())));
     command
         .current_dir(root.join("mesh-ebpf"))
-        .env("PATH", path.expect("no colon in a tool's path"))
+        .env("PATH", env::join_paths(places(root)).expect("no colon in a tool's path"))
         // core is built from source for the BPF target, which needs the unstable flag of a stable compiler.
         .env("RUSTC_BOOTSTRAP", "1")
         .args([
@@ -70,7 +67,26 @@ fn cargo(root: &Path, target: &Path) -> Command {
             "--target-dir",
         ])
         .arg(target);
+    if let Some(rustc) = other_compiler(root) {
+        // It may be a little older than the workspace asks for.
+        command.env("RUSTC", rustc).arg("--ignore-rust-version");
+    }
     command
+}
+
+/// Another compiler for the eBPF programs: the environment's, or the one that `cargo xtask setup` found where rustup has
+/// no sources of `core`.
+fn other_compiler(root: &Path) -> Option<PathBuf> {
+    let found = root.join("target/tools/ebpf-rustc");
+    env::var_os("MESH_EBPF_RUSTC").map(PathBuf::from).or_else(|| found.exists().then_some(found))
+}
+
+/// Where tools are looked for.
+fn places(root: &Path) -> Vec<PathBuf> {
+    let home = env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", var("HOME")));
+    let mut places = vec![root.join("target/tools/bin"), PathBuf::from(home).join("bin")];
+    places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    places
 }
 
 fn var(name: &str) -> String {
