@@ -39,7 +39,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::fresh("stopped_and_taken_over", restart::keeping, restart::keeps),
     Case::fresh("stopping_cuts_what_does_not_end", restart::keeping, restart::cuts),
     Case::fresh("a_second_agent_is_refused", restart::keeping, restart::second),
-    Case::fresh("ten_restarts_add_nothing", restart::keeping, restart::ten_times),
+    Case::fresh("ten_restarts_add_nothing", restart::keeping, restart::ten_times).limit(180),
     Case::fresh("killed_under_load", crash::closed, crash::killed),
     Case::fresh("refused_while_down", crash::closed, crash::refuses),
     Case::fresh("passed_while_down", crash::open_topology, crash::passes),

@@ -89,8 +89,10 @@ pub(super) fn killed(lab: &mut Lab) -> Result<()> {
 fn kill_and_return(lab: &Lab, node: &str, load: &Load) -> Result<Duration> {
     let (client, to) = (lab.pod("client"), lab.pod("server").at4(80));
     let before = load.answers.load(Ordering::Relaxed);
-    thread::sleep(Duration::from_millis(300));
-    ensure!(load.answers.load(Ordering::Relaxed) > before + 50, "{node}: there is hardly any load");
+    eventually(PATIENCE, || {
+        ensure!(load.answers.load(Ordering::Relaxed) > before + 200, "{node}: there is hardly any load");
+        Ok(())
+    })?;
     lab.agent(node).kill()?;
     // Until the other end has noticed: what happens to connections that go on is a part of this.
     thread::sleep(Duration::from_millis(700));

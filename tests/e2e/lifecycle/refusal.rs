@@ -122,7 +122,7 @@ pub(super) fn unchangeable(lab: &mut Lab) -> Result<()> {
         let status = lab.agent("n1").status()?;
         let rejected = status.config.rejected.map(|rejected| rejected.reason);
         let error = status.pods.iter().find(|pod| pod.name == "client").and_then(|pod| pod.error.clone());
-        let told = [rejected, error].into_iter().flatten().any(|text| text.contains("at most 16"));
+        let told = [rejected, error].into_iter().flatten().any(|text| text.contains("17 probe ports"));
         ensure!(told, "nothing is said of 17 probe ports");
         Ok(())
     })?;

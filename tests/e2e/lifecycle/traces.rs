@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::ProgramInfo;
 use aya::programs::tc::TcAttachType::{Egress, Ingress};
 use aya::programs::tc::{SchedClassifier, TcAttachType};
 use mesh_e2e::{Agent, Namespace};
+use serde_json::Value;
 
 /// Commands whose output would show a trace. Their output has no counters and no times.
 const COMMANDS: [(&str, &str); 11] = [
@@ -42,6 +45,7 @@ pub(super) fn of(namespace: &Namespace) -> Result<Traces> {
         sections.insert(name.to_owned(), sorted(&namespace.output(program, words)?));
     }
     sections.insert("tcx programs".to_owned(), programs(namespace));
+    sections.insert("links to the namespace".to_owned(), links(namespace)?);
     let mut sysctls = Vec::new();
     namespace.run(|| SYSCTLS.iter().for_each(|root| read_all(Path::new(root), &mut sysctls)));
     ensure!(sysctls.len() > 200, "only {} sysctls can be read", sysctls.len());
@@ -60,6 +64,16 @@ fn programs(namespace: &Namespace) -> Vec<String> {
         programs.iter().flatten().map(|program| format!("{interface:?} {direction:?} {}", name(program))).collect()
     };
     namespace.run(|| hooks.into_iter().flat_map(on).collect())
+}
+
+/// BPF links to the namespace as a whole, such as those of socket look-ups. Only bpftool can list them; where it is
+/// missing, the pins must do.
+fn links(namespace: &Namespace) -> Result<Vec<String>> {
+    let Ok(output) = Command::new("bpftool").args(["--json", "link", "show"]).output() else { return Ok(Vec::new()) };
+    let all: Vec<Value> = serde_json::from_slice(&output.stdout).context("what bpftool prints")?;
+    let own = fs::metadata(namespace.path())?.ino();
+    let here = all.iter().filter(|link| link["netns_ino"].as_u64() == Some(own));
+    Ok(here.map(|link| format!("{} {}", link["type"], link["attach_type"])).collect())
 }
 
 fn sorted(text: &str) -> Vec<String> {

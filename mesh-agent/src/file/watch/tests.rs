@@ -13,19 +13,21 @@ use super::{Edits, SETTLE, changes, follow};
 use crate::file::{Config, LoadState, read};
 
 const FILE: &str = "node.yaml";
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 /// Long enough for what would be noticed to be noticed.
 const WHILE: Duration = Duration::from_millis(300);
 
-/// The text that the edits end with; none if there was no edit.
-async fn last_edit(edits: &mut Edits, first_within: Duration) -> Option<String> {
-    let mut limit = first_within;
+/// Follows the edits until there are no more, but at least to `expected`; gives the text that they end with, none without
+/// an edit.
+async fn last_edit(edits: &mut Edits, expected: Option<&str>) -> Option<String> {
     let mut text = None;
-    while let Ok(Some(())) = timeout(limit, edits.next()).await {
-        text = Some(String::from_utf8(edits.text.clone()).unwrap());
-        limit = WHILE;
+    loop {
+        let limit = if text.as_deref() == expected { WHILE } else { SOON };
+        match timeout(limit, edits.next()).await {
+            Ok(Some(())) => text = Some(String::from_utf8(edits.text.clone()).unwrap()),
+            Ok(None) | Err(_) => return text,
+        }
     }
-    text
 }
 
 /// A volume as the kubelet makes it: names are links into `..data`, which is a link to a folder of its own.
@@ -106,8 +108,7 @@ async fn check((case, change, expected): Change, folder: &Path) {
     let mut edits = changes(&folder.join(FILE)).unwrap();
     let inside = folder.to_owned();
     let changing = tokio::task::spawn_blocking(move || change(&inside));
-    let limit = if expected.is_some() { SOON } else { WHILE };
-    let (text, done) = tokio::join!(last_edit(&mut edits, limit), changing);
+    let (text, done) = tokio::join!(last_edit(&mut edits, expected), changing);
     done.unwrap();
     assert_eq!(text.as_deref(), expected, "{case}");
 }
@@ -140,7 +141,7 @@ async fn a_file_may_come_later() {
     let folder = tempfile::tempdir().unwrap();
     let mut edits = changes(&folder.path().join(FILE)).unwrap();
     fs::write(folder.path().join(FILE), "new").unwrap();
-    assert_eq!(last_edit(&mut edits, SOON).await.as_deref(), Some("new"));
+    assert_eq!(last_edit(&mut edits, Some("new")).await.as_deref(), Some("new"));
     let error = changes(&folder.path().join("no/such/folder.yaml")).unwrap_err().to_string();
     assert!(error.contains("no/such"), "{error}");
 }

@@ -234,7 +234,7 @@ const NO_TIME: Duration = Duration::from_millis(100);
 /// Runs a test by the clock of the wall.
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let timed = async { timeout(Duration::from_secs(30), test).await.expect("the test ends") };
+    let timed = async { timeout(Duration::from_secs(120), test).await.expect("the test ends") };
     LocalSet::new().block_on(&runtime, timed);
 }
 
@@ -303,11 +303,13 @@ fn a_failing_pod_holds_up_nobody() {
         let paper = Paper::failing(&[("enrol a", usize::MAX)]);
         let mut node = Node::start(paper, OnShutdown::Keep, NO_TIME, &[pod("a"), pod("b")]);
         node.until(&["a failed", "b enrolled"]).await;
-        node.want(&[pod("a"), pod("b"), pod("c")]);
-        timeout(Duration::from_millis(400), node.until(&["a failed", "b enrolled", "c enrolled"])).await.unwrap();
+        // The next try is four seconds away.
+        node.until_called("enrol a", 4).await;
         let began = Instant::now();
+        node.want(&[pod("a"), pod("b"), pod("c")]);
+        node.until(&["a failed", "b enrolled", "c enrolled"]).await;
         node.finish().await;
-        assert!(began.elapsed() < Duration::from_secs(2), "nor the end");
+        assert!(began.elapsed() < Duration::from_secs(3), "nor the end");
     });
 }
 
@@ -386,7 +388,7 @@ fn what_cannot_be_removed_is_tried_again() {
                 node.want(&[pod("b")]);
             }
             // 0.5, 1 and 2 seconds of waiting.
-            let again = timeout(Duration::from_secs(9), node.until_called("withdraw x", 4)).await;
+            let again = timeout(Duration::from_secs(20), node.until_called("withdraw x", 4)).await;
             assert!(again.is_ok(), "{case}: {:?}", node.paper.calls());
             tokio::time::sleep(Duration::from_millis(300)).await;
             assert_eq!(node.called("withdraw x"), 4, "{case}: and not more often");
@@ -398,7 +400,7 @@ fn what_cannot_be_removed_is_tried_again() {
 #[test]
 fn open_connections_get_their_time_and_nobody_else_waits_for_it() {
     run(async {
-        let drain = Duration::from_millis(1500);
+        let drain = Duration::from_secs(3);
         let mut node = Node::start(Paper::default(), OnShutdown::Keep, drain, &[pod("a"), pod("b")]);
         node.until(&["a enrolled", "b enrolled"]).await;
         // Each waits for the pod's certificate, which never comes.
@@ -407,11 +409,11 @@ fn open_connections_get_their_time_and_nobody_else_waits_for_it() {
         let began = Instant::now();
         node.want(&[pod("c")]);
         node.until(&["a draining", "b draining", "c enrolled"]).await;
-        assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+        assert!(began.elapsed() < drain / 2, "{:?}", began.elapsed());
         node.until(&["c enrolled"]).await;
         let took = began.elapsed();
         // A second more is what cut tasks get to end.
-        assert!(took >= drain && took < drain + Duration::from_millis(1700), "both at once: {took:?}");
+        assert!(took >= drain && took < drain * 2, "both at once: {took:?}");
         drop(open);
         assert_eq!(node.called("withdraw"), 2);
         node.finish().await;
