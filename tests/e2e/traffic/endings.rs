@@ -137,12 +137,12 @@ fn half_close_by_server(way: Way<'_>) -> Result<()> {
 /// What was written before an orderly close is not lost, though nobody waits for it.
 fn close_right_after_writing(way: Way<'_>) -> Result<()> {
     const LENGTH: u64 = 8 << 20;
-    let (_server, digest) = way.serve(|mut stream| Ok(socket::drain(&mut stream)?))?;
+    let (server, digest) = way.serve(|mut stream| Ok(socket::drain(&mut stream)?))?;
     let mut stream = way.connect()?;
     let sent = socket::pattern(&mut stream, LENGTH)?;
     drop(stream);
     ensure!(seen(&digest)? == sent, "other bytes arrived at the server");
-    drop(_server);
+    drop(server);
     let _server = way.to.source(APP, LENGTH)?;
     let mut stream = way.connect()?;
     ensure!(socket::drain(&mut stream)? == sent, "other bytes arrived at the client");
@@ -254,7 +254,7 @@ fn fault(stream: &TcpStream) -> Result<()> {
 
 /// A writer that waits for room learns that there will never be any.
 fn reset_under_back_pressure(way: Way<'_>) -> Result<()> {
-    let (_server, written) = way.serve(|mut stream| {
+    let (server, written) = way.serve(|mut stream| {
         stream.read_exact(&mut [0; 1])?;
         Ok(stream.write_all(&vec![7; MUCH]).err().map(|error| error.kind()))
     })?;
@@ -264,7 +264,7 @@ fn reset_under_back_pressure(way: Way<'_>) -> Result<()> {
     socket::reset(stream)?;
     let error = seen(&written)?;
     ensure!(error.is_some_and(is_break), "the server's write ended with {error:?}");
-    drop(_server);
+    drop(server);
     let (_server, _done) = way.serve(|stream| {
         std::thread::sleep(Duration::from_millis(700));
         Ok(rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?)
@@ -281,7 +281,7 @@ fn is_break(kind: ErrorKind) -> bool {
 
 /// TCP resets when bytes are thrown away unread: the other side must not take that for an orderly end.
 fn close_with_unread_bytes(way: Way<'_>) -> Result<()> {
-    let (_server, ending) = way.serve(|mut stream| {
+    let (server, ending) = way.serve(|mut stream| {
         stream.write_all(b"never read")?;
         Ok(socket::ending(stream, SOON)?)
     })?;
@@ -290,7 +290,7 @@ fn close_with_unread_bytes(way: Way<'_>) -> Result<()> {
     drop(stream);
     let ending = seen(&ending)?;
     ensure!(ending == Ending::Reset, "the server saw {ending:?}");
-    drop(_server);
+    drop(server);
     let (_server, _done) = way.serve(|stream| Ok(stream.peek(&mut [0; 1])?))?;
     let mut stream = way.connect()?;
     stream.write_all(b"never read")?;
