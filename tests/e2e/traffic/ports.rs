@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::socket::{self, Ending};
-use mesh_e2e::{Lab, RunningPod, eventually, server};
+use mesh_e2e::{Lab, Line, RunningPod, eventually, server};
 
 use super::support::{Records, SOON, Times, quiet, timeouts};
 use super::{APP, topology};
@@ -91,8 +91,11 @@ fn cycles(
     say(format_args!("    {count} connects in {:?}, p99 {:?}", start.elapsed(), times.percentile(99)));
     quiet(lab)?;
     let node = if to.name == "near" { &to.node } else { &from.node };
+    let tunnelled = from.name != "plain" && to.name != "plain";
+    let of_these =
+        |line: &&Line| line.field("dst.workload") == to.name && line.field("dst.addr").ends_with(":15008") == tunnelled;
     eventually(SOON, || {
-        let recorded = records.all(node).iter().filter(|line| line.field("dst.workload") == to.name).count();
+        let recorded = records.all(node).iter().filter(of_these).count();
         ensure!(recorded >= count, "{recorded} of {count} were recorded by {node}");
         Ok(())
     })

@@ -233,7 +233,11 @@ fn listeners(lab: &Lab) -> Result<()> {
         for (address, reached) in [server.at4(APP), server.at6(APP)].into_iter().zip(reached) {
             let context = || format!("a listener on {local}, from the client to {address}");
             if reached {
-                greeting(&connect(client, address)?).with_context(context)?;
+                let (records, stream) = (Records::since_now(lab), connect(client, address)?);
+                greeting(&stream).with_context(context)?;
+                let own = stream.local_addr()?;
+                drop(stream);
+                records.tunnelled((client, own), (server, address)).with_context(context)?;
             } else {
                 must_be_reset(client, address).with_context(context)?;
             }
