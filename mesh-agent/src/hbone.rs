@@ -41,6 +41,11 @@ const SERVER_HEADER_LIST: u32 = 64 << 10;
 /// (`proxy::copy`), so this only has to cover what arrives between two turns of one stream's task.
 const DATA_FRAME_BUDGET: usize = 64 << 20;
 
+/// Streams that were reset lately and whose last frames are expected. h2 remembers few by default, answers what comes for
+/// forgotten ones with resets of its own, and closes the connection after a number of those in its whole life; on a
+/// tunnel that lives for days, applications that reset their connections would end everybody's.
+const REMEMBERED_RESETS: usize = 1024;
+
 /// A ping goes out this often, and the peer has [`PING_TIMEOUT`] to answer it.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::stream::Stream;
 use super::{
-    CLIENT_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW,
+    CLIENT_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW,
     STREAMS_PER_TUNNEL, server::keep_alive,
 };
 
@@ -81,6 +81,8 @@ fn builder() -> Builder {
         .initial_max_send_streams(STREAMS_PER_TUNNEL)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .max_local_error_reset_streams(None)
         .enable_push(false);
     builder
 }

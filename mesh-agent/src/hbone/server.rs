@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::head::{Authority, BadHead};
 use super::stream::Stream;
 use super::{
-    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, SERVER_HEADER_LIST,
-    SERVER_MAX_STREAMS, STREAM_WINDOW,
+    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, PING_INTERVAL, PING_TIMEOUT, REMEMBERED_RESETS, SEND_BUFFER,
+    SERVER_HEADER_LIST, SERVER_MAX_STREAMS, STREAM_WINDOW,
 };
 
 /// A CONNECT that waits for its answer. Dropped without one, it is answered by a reset.
@@ -108,7 +108,10 @@ fn builder() -> Builder {
         .max_header_list_size(SERVER_HEADER_LIST)
         .max_concurrent_streams(SERVER_MAX_STREAMS)
         .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(DATA_FRAME_BUDGET);
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .max_local_error_reset_streams(None)
+        .max_pending_accept_reset_streams(SERVER_MAX_STREAMS as usize);
     builder
 }
 
