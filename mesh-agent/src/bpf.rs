@@ -45,8 +45,8 @@ fn brief(error: &aya::programs::ProgramError) -> String {
     let text = error.to_string();
     match text.find("Verifier output:") {
         Some(start) if text.len() - start > MOST_OUTPUT => {
-            let end: String = text.chars().rev().take(MOST_OUTPUT).collect::<Vec<_>>().into_iter().rev().collect();
-            format!("{}verifier: [...] {end}", &text[..start])
+            let end = text.char_indices().rev().nth(MOST_OUTPUT - 1).map_or(0, |(at, _)| at);
+            format!("{}verifier: [...] {}", &text[..start], &text[end..])
         }
         _ => text,
     }

@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::renew::Validity;
-use super::verify::{Expected, Verifier, peer_identity};
+use super::verify::{Expected, Verifier, peer_identity, validity};
 use crate::model::Identity;
 
 /// How long a TLS handshake may take.
@@ -136,12 +136,7 @@ fn anchors(roots: &[CertificateDer<'static>]) -> Result<Arc<[TrustAnchor<'static
 fn describe(certificates: &[CertificateDer<'_>]) -> Result<(Validity, String), BadChain> {
     let leaf = certificates.first().ok_or(BadChain::TooShort(0))?;
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| BadChain::Certificate(error.to_string()))?;
-    let at = |time: x509_parser::time::ASN1Time| {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
-    };
-    let validity =
-        Validity { not_before: at(parsed.validity().not_before), not_after: at(parsed.validity().not_after) };
-    Ok((validity, parsed.raw_serial_as_string()))
+    Ok((validity(&parsed), parsed.raw_serial_as_string()))
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
 
+use super::renew::Validity;
 use crate::model::Identity;
 
 /// Whom we expect at the other end.
@@ -91,11 +93,19 @@ fn identities(certificate: &CertificateDer<'_>) -> Vec<Identity> {
     names.value.general_names.iter().filter_map(uri).collect()
 }
 
+/// A certificate's lifetime.
+pub(super) fn validity(certificate: &X509Certificate<'_>) -> Validity {
+    let at = |time: ASN1Time| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+    };
+    let written = certificate.validity();
+    Validity { not_before: at(written.not_before), not_after: at(written.not_after) }
+}
+
 /// When a verified peer's certificate expires.
 pub fn peer_expiry(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     let (_, parsed) = X509Certificate::from_der(chain.first()?).ok()?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    Some(validity(&parsed).not_after)
 }
 
 /// The identity of a verified peer: the first URI name that is one.

@@ -116,7 +116,7 @@ impl Kernel {
         }
     }
 
-    fn forget_facts(&self, uid: &str) {
+    fn forget(&self, uid: &str) {
         let cookie = self.cookies().remove(uid);
         if let (Some(facts), Some(cookie)) = (&self.facts, cookie) {
             // The entry may be gone with a former object.
@@ -159,30 +159,33 @@ impl Kernel {
     }
 
     /// What is pinned under the pod's name may belong to a former pod, in another namespace or on another interface:
-    /// adopting that would leave this one uncaptured.
-    fn forget_another(&self, spec: &PodSpec, cookie: u64) -> Result<(), CaptureError> {
+    /// adopting that would leave this one uncaptured, so it is removed.
+    fn before(&self, spec: &PodSpec, cookie: u64) -> Result<Before, CaptureError> {
         let same = |undo: &Undo| undo.cookie == cookie && undo.interface == spec.interface;
         if self.records.read(&spec.uid).is_some_and(|undo| same(&undo)) {
-            return Ok(());
+            return Ok(Before::Captured);
         }
-        self.withdraw(&spec.uid)
+        self.withdraw(&spec.uid)?;
+        Ok(Before::Open)
     }
 
-    /// A path is no proof: a pod must not be served under another's identity.
-    fn check_is_the_pods(&self, spec: &PodSpec, netns: &Netns, cookie: u64) -> Result<(), CaptureError> {
-        let taken = self
-            .cookies()
-            .iter()
-            .find(|(uid, known)| **known == cookie && **uid != *spec.uid)
-            .map(|(uid, _)| uid.clone());
-        if let Some(other) = taken {
-            return Err(CaptureError::OthersNamespace { path: spec.netns.clone(), other });
+    /// Looks whether the thread's namespace is the pod's, and gives its cookie. A path is no proof: a pod must not be served
+    /// under another's identity.
+    fn inspect(&self, spec: &PodSpec) -> Result<u64, CaptureError> {
+        let path = || spec.netns.clone();
+        let cookie = own_cookie().map_err(system("the namespace's cookie"))?;
+        interface_index(&spec.interface).map_err(|cause| CaptureError::NoInterface {
+            interface: spec.interface.clone(),
+            path: path(),
+            cause,
+        })?;
+        if let Some((other, _)) = self.cookies().iter().find(|(uid, known)| **known == cookie && **uid != *spec.uid) {
+            return Err(CaptureError::OthersNamespace { path: path(), other: other.clone() });
         }
-        let any = || spec.addresses.is_empty() || spec.addresses.iter().any(|ip| is_local(*ip));
-        match netns.run(any).map_err(entering(&spec.netns))? {
-            true => Ok(()),
-            false => Err(CaptureError::NoAddress { path: spec.netns.clone(), addresses: spec.addresses.clone() }),
+        if spec.addresses.is_empty() || spec.addresses.iter().any(|ip| is_local(*ip)) {
+            return Ok(cookie);
         }
+        Err(CaptureError::NoAddress { path: path(), addresses: spec.addresses.clone() })
     }
 
     fn start(
@@ -244,17 +247,11 @@ impl Capture for Kernel {
         if same(&netns, &Netns::current().map_err(system("own namespace"))?)? {
             return Err(CaptureError::HostNetwork);
         }
-        let cookie = netns.run(own_cookie).map_err(entering(&spec.netns))?.map_err(system("the namespace's cookie"))?;
-        netns.run(|| interface_index(&spec.interface)).map_err(entering(&spec.netns))?.map_err(|cause| {
-            CaptureError::NoInterface { interface: spec.interface.clone(), path: spec.netns.clone(), cause }
-        })?;
-        self.check_is_the_pods(spec, &netns, cookie)?;
-        self.forget_another(spec, cookie)?;
-        let known = self.records.read(&spec.uid).is_some();
+        let cookie = netns.run(|| self.inspect(spec)).map_err(entering(&spec.netns))??;
+        let before = self.before(spec, cookie)?;
         let inside = || -> Result<_, CaptureError> {
             let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
             self.prepare(spec, cookie).map_err(system("preparing the pod's namespace"))?;
-            let before = if known { Before::Captured } else { Before::Open };
             let origin = self.start(spec, &netns, &listeners, before)?;
             Ok((listeners, origin))
         };
@@ -262,7 +259,9 @@ impl Capture for Kernel {
             Ok(done) => done,
             Err(error) => {
                 // What a former agent captured stays captured; half an enrolment of our own is undone.
-                if !known && let Err(error) = self.withdraw(&spec.uid) {
+                if before == Before::Open
+                    && let Err(error) = self.withdraw(&spec.uid)
+                {
                     tracing::warn!(pod = %spec.uid, %error, "half an enrolment could not be undone");
                 }
                 return Err(error);
@@ -274,8 +273,7 @@ impl Capture for Kernel {
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        let phase = Phase::Strict;
-        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config(spec, phase)?)?)
+        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config(spec, Phase::Strict)?)?)
     }
 
     fn release(&self, uid: &str) -> Result<(), CaptureError> {
@@ -283,7 +281,7 @@ impl Capture for Kernel {
     }
 
     fn withdraw(&self, uid: &str) -> Result<(), CaptureError> {
-        self.forget_facts(uid);
+        self.forget(uid);
         self.pins.remove_pod(uid)?;
         if let Some(undo) = self.records.read(uid) {
             // A namespace that is gone has taken everything with it.

@@ -113,7 +113,7 @@ impl<C: Capture> Driver<C> {
     /// Runs the steps once; tells whether all succeeded.
     async fn converge(&mut self, desired: &[Arc<PodSpec>]) -> bool {
         let mut settled = true;
-        self.forget_failures(desired);
+        self.settle(desired);
         for step in plan(desired, &self.observed()) {
             settled &= self.execute(step).await.is_ok();
             self.report();
@@ -122,18 +122,24 @@ impl<C: Capture> Driver<C> {
         settled
     }
 
-    /// What is no longer wanted is not tried again; it may have left traces.
-    fn forget_failures(&mut self, desired: &[Arc<PodSpec>]) {
-        let wanted = |uid: &Arc<str>| desired.iter().find(|spec| spec.uid == *uid);
+    /// Ends what `desired` has made pointless. A pod that failed and is no longer wanted is not tried again; it may have left
+    /// traces. A change that failed and was taken back is none.
+    fn settle(&mut self, desired: &[Arc<PodSpec>]) {
         self.pods.retain(|uid, pod| {
-            let drop_it = matches!(pod.state, PodState::Failed(_)) && wanted(uid).is_none();
-            if drop_it {
-                self.left_behind.push(Arc::clone(uid));
+            let wanted = desired.iter().find(|spec| spec.uid == *uid);
+            match &pod.state {
+                PodState::Failed(_) if wanted.is_none() => {
+                    self.left_behind.push(Arc::clone(uid));
+                    return false;
+                }
+                PodState::Outdated(_) if wanted == Some(&pod.spec) => pod.state = PodState::Enrolled,
+                PodState::Enrolled
+                | PodState::Adopted
+                | PodState::Outdated(_)
+                | PodState::Draining
+                | PodState::Failed(_) => {}
             }
-            if matches!(pod.state, PodState::Outdated(_)) && wanted(uid) == Some(&pod.spec) {
-                pod.state = PodState::Enrolled;
-            }
-            !drop_it
+            true
         });
     }
 
@@ -276,7 +282,7 @@ impl<C: Capture> Driver<C> {
                 for uid in uids {
                     self.release(&uid, self.settings.drain).await;
                 }
-                self.forget_failures(&[]);
+                self.settle(&[]);
                 for uid in std::mem::take(&mut self.left_behind) {
                     self.execute(Step::Discard(uid)).await.ok();
                 }
