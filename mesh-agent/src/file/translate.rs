@@ -13,8 +13,10 @@ use super::policy::{self, Labelled};
 use super::problem::{Problem, Problems};
 use super::schema::{self, NodeFile};
 use crate::model::addr::NetworkAddress;
-use crate::model::service::{PublishNotReady, ServiceKey};
+use crate::model::balance::{HealthPolicy, LoadBalancing};
+use crate::model::service::{Ports, ServiceKey};
 use crate::model::workload::{Health, Locality, NetworkMode, Tunnel};
+use crate::model::world::{Place, UnknownDestination};
 use crate::model::{Identity, PodSpec, Service, WhenDown, Workload, World};
 
 /// Mistakes and doubts found so far.
@@ -51,7 +53,7 @@ pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems>
     let mut findings = Findings::default();
     let mut drafts = workloads(&file, &mut findings);
     let services = services(&file, &mut drafts, &mut findings);
-    let pods = pods(&file, &drafts, &mut findings);
+    let pods = pods(&file, &mut drafts, &mut findings);
     let mut labelled: Vec<Labelled<'_>> =
         drafts.values_mut().map(|draft| Labelled { workload: &mut draft.workload, labels: &draft.labels }).collect();
     let policies = policy::translate(&file, &mut labelled, &mut findings);
@@ -64,12 +66,17 @@ pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems>
         Some(draft.workload.identity.clone())
     });
     let identities: HashSet<Identity> = identities.collect();
+    let place = Place {
+        node: file.node.name.as_str().into(),
+        network: file.node.network.as_str().into(),
+        unknown: UnknownDestination::default(),
+    };
     let workloads = drafts.into_values().map(|draft| draft.workload).collect();
     let warnings = findings.warnings.into_iter().map(|(line, text)| format!("{}:{line}: {text}", path.display()));
     Ok(Config {
         node: file.node,
         pods: Arc::new(pods),
-        world: Arc::new(World::new(workloads, services, policies)),
+        world: Arc::new(World::new(place, workloads, services, policies)),
         identities,
         warnings: warnings.collect(),
     })
@@ -111,7 +118,7 @@ fn workloads(file: &NodeFile, findings: &mut Findings) -> BTreeMap<Name, Draft> 
 }
 
 fn workload(file: &NodeFile, written: &schema::Workload, identity: Identity) -> Workload {
-    let uid = format!("{}//v1/Pod/{}/{}", file.node.cluster, written.namespace, written.name);
+    let uid = format!("{}//Pod/{}/{}", file.node.cluster, written.namespace, written.name);
     let owner = written.workload_name.as_ref().unwrap_or(&written.name);
     let label = |keys: &[&str]| keys.iter().find_map(|key| written.labels.get(*key)).cloned();
     Workload {
@@ -125,18 +132,19 @@ fn workload(file: &NodeFile, written: &schema::Workload, identity: Identity) -> 
             schema::NetworkMode::Standard => NetworkMode::Standard,
             schema::NetworkMode::Host => NetworkMode::HostNetwork,
         },
-        node: written.node.clone(),
-        cluster: file.node.cluster.clone(),
+        node: written.node.as_str().into(),
+        cluster: file.node.cluster.as_str().into(),
         canonical_name: label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
-            .unwrap_or_else(|| owner.clone()),
+            .map_or_else(|| owner.as_str().into(), Arc::from),
         canonical_revision: label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"])
-            .unwrap_or_else(|| "latest".to_owned()),
-        workload_name: owner.clone(),
-        locality: Locality {
-            region: written.locality.region.clone(),
-            zone: written.locality.zone.clone(),
-            subzone: written.locality.subzone.clone(),
-        },
+            .unwrap_or_else(|| "latest".to_owned())
+            .into(),
+        workload_name: owner.as_str().into(),
+        locality: Arc::new(Locality {
+            region: written.locality.region.as_str().into(),
+            zone: written.locality.zone.as_str().into(),
+            subzone: written.locality.subzone.as_str().into(),
+        }),
         health: if written.healthy { Health::Healthy } else { Health::Unhealthy },
         capacity: written.capacity,
         ..Workload::new(&uid, &written.name, identity)
@@ -164,8 +172,8 @@ fn services(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut 
         let subject_alt_names = subject_alt_names.collect();
         join_members(spanned, &key, drafts, findings);
         let network: Arc<str> = file.node.network.as_str().into();
+        let health = if written.publish_not_ready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
         all.push(Service {
-            name: written.name.clone(),
             vips: written
                 .addresses
                 .iter()
@@ -173,17 +181,14 @@ fn services(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut 
                 .collect(),
             ports: ports(spanned, &key, findings),
             subject_alt_names,
-            publish_not_ready: match written.publish_not_ready {
-                true => PublishNotReady::All,
-                false => PublishNotReady::OnlyHealthy,
-            },
-            key,
+            load_balancing: LoadBalancing { health, ..LoadBalancing::default() },
+            ..Service::new(key, &written.name)
         });
     }
     all
 }
 
-fn ports(spanned: &Spanned<schema::Service>, key: &ServiceKey, findings: &mut Findings) -> BTreeMap<u16, u16> {
+fn ports(spanned: &Spanned<schema::Service>, key: &ServiceKey, findings: &mut Findings) -> Ports {
     let mut ports = BTreeMap::new();
     for written in &spanned.value.ports {
         let port = written.port.number();
@@ -191,7 +196,7 @@ fn ports(spanned: &Spanned<schema::Service>, key: &ServiceKey, findings: &mut Fi
             findings.mistake(spanned, format!("service {key} has port {port} twice"));
         }
     }
-    ports
+    ports.into_iter().collect()
 }
 
 /// Makes the selected and the named workloads members of the service.
@@ -206,7 +211,7 @@ fn join_members(
     for ((namespace, _), draft) in drafts.iter_mut() {
         let chosen = !written.selector.is_empty() && selects(&written.selector, &draft.labels);
         if *namespace == written.namespace && chosen {
-            draft.workload.services.insert(key.clone(), BTreeMap::new());
+            draft.workload.services.insert(key.clone(), Ports::default());
             members += 1;
         }
     }
@@ -214,7 +219,7 @@ fn join_members(
         let (namespace, name) = endpoint.split_once('/').unwrap_or((&written.namespace, endpoint));
         match drafts.get_mut(&(namespace.to_owned(), name.to_owned())) {
             Some(draft) => {
-                draft.workload.services.insert(key.clone(), BTreeMap::new());
+                draft.workload.services.insert(key.clone(), Ports::default());
                 members += 1;
             }
             None => findings.mistake(spanned, format!("service {key}: endpoint {endpoint} is no listed workload")),
@@ -230,7 +235,7 @@ pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<Str
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-fn pods(file: &NodeFile, drafts: &BTreeMap<Name, Draft>, findings: &mut Findings) -> Vec<Arc<PodSpec>> {
+fn pods(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut Findings) -> Vec<Arc<PodSpec>> {
     let (mut names, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
     let mut all = Vec::new();
     for spanned in &file.pods {
@@ -245,12 +250,14 @@ fn pods(file: &NodeFile, drafts: &BTreeMap<Name, Draft>, findings: &mut Findings
                 format!("pod {name} has the network namespace of another pod: {}", pod.netns.display()),
             );
         }
-        let Some(draft) = drafts.get(&(pod.namespace.clone(), pod.name.clone())) else {
+        let Some(draft) = drafts.get_mut(&(pod.namespace.clone(), pod.name.clone())) else {
             findings.mistake(spanned, format!("pod {name} has no entry under workloads"));
             continue;
         };
-        let workload = &draft.workload;
-        if !workload.node.is_empty() && workload.node != file.node.name {
+        let workload = &mut draft.workload;
+        if workload.node.is_empty() {
+            workload.node = file.node.name.as_str().into();
+        } else if *workload.node != *file.node.name {
             let node = &file.node.name;
             findings.mistake(spanned, format!("pod {name} is of node {}, and this is node {node}", workload.node));
         }

@@ -8,7 +8,7 @@ use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 
 use super::copy::{self, reset_on_close};
-use super::dial;
+use super::dial::{self, Seen};
 use super::error::{Error, outcome};
 use super::outbound::early;
 use super::pod::Pod;
@@ -67,12 +67,12 @@ fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
 }
 
 async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
-    let mut worlds = pod.worlds.clone();
+    let mut worlds = pod.verdicts.clone();
     let world = pod.world();
     question.try_out(&world);
     let permit = question.ask(&world)?;
     record.allowed_by(permit.policy());
-    let app = dial::application(&pod.local.netns, &permit, question.peer.address).await?;
+    let app = dial::application(&pod.local.netns, &permit, Seen::Client(question.peer.address.ip())).await?;
     record.application_socket(question.target, app.local_addr().ok());
     tokio::select! {
         result = copy::relay(tcp, &app, record) => Ok(result?),

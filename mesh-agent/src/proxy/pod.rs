@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::accept;
 use super::error::Error;
+use super::names::Names;
 use super::record::Books;
 use super::shard::{LocalPod, PodListeners};
 use super::{inbound, outbound, plaintext};
@@ -44,9 +45,12 @@ pub(super) struct Pod {
     /// Name of the network the node is on.
     pub(super) network: Arc<str>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
+    /// Changes only when an answer of [`crate::model::authorize`] may have changed.
+    pub(super) verdicts: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
     pub(super) books: Rc<Books>,
     pub(super) handshakes: Rc<Semaphore>,
+    pub(super) names: Rc<Names>,
     pub(super) tunnels: Pool<TunnelKey, Option<Identity>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -63,9 +67,11 @@ impl Pod {
             netns_cookie,
             network: Arc::clone(&shared.network),
             worlds: shared.worlds.clone(),
+            verdicts: shared.verdicts.clone(),
             certs: shared.certs.clone(),
             books: Rc::clone(&shared.books),
             handshakes: Rc::clone(&shared.handshakes),
+            names: Rc::clone(&shared.names),
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),
@@ -109,7 +115,8 @@ impl Pod {
 
     /// The pod's own workload; a pod may be enrolled a moment before the configuration knows it.
     pub(super) async fn workload(&self) -> Result<Arc<Workload>, Error> {
-        let find = |world: &World| world.workload_by_uid(&self.local.spec.uid).cloned();
+        let spec = &self.local.spec;
+        let find = |world: &World| world.local_workload(&spec.namespace, &spec.name).cloned();
         if let Some(workload) = find(&self.worlds.borrow()) {
             return Ok(workload);
         }
@@ -162,12 +169,13 @@ async fn sweep(pod: Rc<Pod>) {
 
 fn baggage_of(workload: &Workload) -> Baggage {
     Baggage {
-        cluster: workload.cluster.clone(),
+        cluster: workload.cluster.to_string(),
         namespace: workload.namespace().to_owned(),
-        workload: workload.workload_name.clone(),
-        service: workload.canonical_name.clone(),
-        version: workload.canonical_revision.clone(),
-        region: workload.locality.region.clone(),
-        zone: workload.locality.zone.clone(),
+        workload_type: workload.workload_type.as_str(),
+        workload: workload.workload_name.to_string(),
+        service: workload.canonical_name.to_string(),
+        version: workload.canonical_revision.to_string(),
+        region: workload.locality.region.to_string(),
+        zone: workload.locality.zone.to_string(),
     }
 }

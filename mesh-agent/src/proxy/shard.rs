@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use super::names::Names;
 use super::pod::Pod;
 use super::record::Books;
 use crate::identity::Certs;
@@ -75,10 +76,12 @@ enum Order {
 pub(super) struct Shared {
     pub(super) network: Arc<str>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
+    pub(super) verdicts: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
     pub(super) books: Rc<Books>,
     /// Handshakes that may go on at once: whoever is not authenticated yet gets a share of the shard, no more.
     pub(super) handshakes: Rc<Semaphore>,
+    pub(super) names: Rc<Names>,
 }
 
 impl Shards {
@@ -177,13 +180,15 @@ fn shard_is_gone() -> io::Error {
 }
 
 async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>) {
-    let worlds = local_copy(deps.worlds);
+    let (worlds, verdicts) = local_copies(deps.worlds);
     let shared = Shared {
         network: deps.network,
         worlds,
+        verdicts,
         certs: deps.certs,
         books,
         handshakes: Rc::new(Semaphore::new(HANDSHAKES)),
+        names: Rc::default(),
     };
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {
@@ -223,18 +228,22 @@ fn serve(
     Ok(())
 }
 
-/// A watch of this shard's own, fed from the shared one: reading it per connection touches no other shard's cache line.
-fn local_copy(mut shared: watch::Receiver<Arc<World>>) -> watch::Receiver<Arc<World>> {
-    let (writer, reader) = watch::channel(Arc::clone(&shared.borrow_and_update()));
+/// Watches of this shard's own, fed from the shared one: reading them per connection touches no other shard's cache line.
+/// The second changes only when an open connection may have to be judged anew, so that the many changes of a large mesh
+/// wake nobody who waits for that.
+fn local_copies(mut shared: watch::Receiver<Arc<World>>) -> (watch::Receiver<Arc<World>>, watch::Receiver<Arc<World>>) {
+    let first = Arc::clone(&shared.borrow_and_update());
+    let ((worlds, reader), (verdicts, judged)) = (watch::channel(Arc::clone(&first)), watch::channel(first));
     drop(tokio::task::spawn_local(async move {
         while shared.changed().await.is_ok() {
             let world = Arc::clone(&shared.borrow_and_update());
-            if writer.send(world).is_err() {
-                return;
+            if !verdicts.borrow().judges_like(&world) {
+                verdicts.send_replace(Arc::clone(&world));
             }
+            worlds.send_replace(world);
         }
         // The source is gone (shutdown): what is in force stays in force.
-        writer.closed().await;
+        worlds.closed().await;
     }));
-    reader
+    (reader, judged)
 }

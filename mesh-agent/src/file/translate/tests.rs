@@ -123,7 +123,7 @@ fn all_mistakes_are_told_at_once() {
 /// Whether the client, with and without an identity, may reach web's port 8080.
 fn verdicts(policies: &str) -> (bool, bool) {
     let config = read(&format!("{NODE}{WORKLOADS}{policies}")).unwrap();
-    let web = config.world.workload_by_uid("Kubernetes//v1/Pod/default/web").unwrap();
+    let web = config.world.workload_by_uid("Kubernetes//Pod/default/web").unwrap();
     let target: SocketAddr = "10.0.0.2:8080".parse().unwrap();
     let ask = |identity| {
         let peer = Peer { address: "10.0.0.1:4000".parse().unwrap(), identity };

@@ -17,6 +17,7 @@ use crate::bpf::object::Origin;
 use crate::identity::ca::{CaError, Certify};
 use crate::identity::{Certs, Credentials};
 use crate::model::policy::{Action, Enforcement, Policy, PolicyName, Rule, Scope};
+use crate::model::world::Place;
 use crate::model::{Identity, PodSpec, WhenDown, Workload, World};
 use crate::pods::capture::{Capture, CaptureError, Enrolled};
 use crate::proxy::record::Books;
@@ -134,7 +135,11 @@ impl Certify for Nobody {
 
 /// Everything is denied: a plaintext connection ends at once.
 fn world() -> World {
-    let workload = |uid: &&str| Workload::new(uid, uid, Identity::new("cluster.local", "default", uid).unwrap());
+    let workload = |uid: &&str| Workload {
+        node: "here".into(),
+        ..Workload::new(uid, uid, Identity::new("cluster.local", "default", uid).unwrap())
+    };
+    let place = Place { node: "here".into(), ..Place::default() };
     let deny = Policy {
         name: PolicyName { namespace: "default".into(), name: "deny".into() },
         scope: Scope::Global,
@@ -142,7 +147,7 @@ fn world() -> World {
         enforcement: Enforcement::Enforced,
         rules: vec![Rule::default()],
     };
-    World::new(["a", "b", "c", "x"].iter().map(workload).collect(), Vec::new(), vec![deny])
+    World::new(place, ["a", "b", "c", "x"].iter().map(workload).collect(), Vec::new(), vec![deny])
 }
 
 fn spec(uid: &str, netns: &str, probe_ports: &[u16]) -> Arc<PodSpec> {
