@@ -1,15 +1,20 @@
 //! What may be written in the node's file. Unknown fields are mistakes.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::duration;
 use super::port::Port;
+
+pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -67,7 +72,18 @@ pub struct Node {
     /// Log lines from the eBPF programs, for debugging them.
     #[serde(default)]
     pub bpf_log: bool,
+    #[serde(default)]
+    pub unknown_destinations: UnknownDestinations,
     pub ca: Ca,
+}
+
+/// What happens to connections to addresses that the mesh does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownDestinations {
+    #[default]
+    Passthrough,
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -146,12 +162,47 @@ pub struct Workload {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub workload_name: Option<String>,
+    /// For a workload without addresses: a name to look up when it is connected to.
+    pub hostname: Option<String>,
+    /// `namespace/hostname` or an address, of what takes connections to it.
+    pub waypoint: Option<String>,
+    /// The same, of the entrance to its network.
+    pub network_gateway: Option<String>,
+    #[serde(default)]
+    pub tunnel_end: TunnelEnd,
+    pub application_tunnel: Option<ApplicationTunnel>,
     #[serde(default = "yes")]
     pub healthy: bool,
     #[serde(default = "one")]
     pub capacity: u32,
     #[serde(default)]
     pub locality: Locality,
+}
+
+/// Who ends the tunnels to a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelEnd {
+    #[default]
+    Agent,
+    Workload,
+}
+
+/// How inbound connections are handed to the application.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplicationTunnel {
+    #[serde(default)]
+    pub protocol: TunnelProtocol,
+    pub port: Option<Port>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum TunnelProtocol {
+    #[default]
+    None,
+    Proxy,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -202,6 +253,72 @@ pub struct Service {
     pub publish_not_ready: bool,
     #[serde(default)]
     pub subject_alt_names: Vec<String>,
+    /// Virtual addresses given as blocks.
+    #[serde(default)]
+    pub blocks: Vec<IpNet>,
+    /// `namespace/hostname` or an address.
+    pub waypoint: Option<String>,
+    #[serde(default)]
+    pub weighted_waypoints: Vec<WeightedWaypoint>,
+    #[serde(default)]
+    pub traffic: Traffic,
+    #[serde(default)]
+    pub ip_families: IpFamilies,
+    #[serde(default)]
+    pub visibility: Visibility,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedWaypoint {
+    pub waypoint: String,
+    pub weight: u32,
+}
+
+/// Which endpoints are preferred.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traffic {
+    pub mode: TrafficMode,
+    pub prefer: Vec<Scope>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrafficMode {
+    #[default]
+    Any,
+    Strict,
+    Failover,
+    Passthrough,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    Region,
+    Zone,
+    Subzone,
+    Node,
+    Cluster,
+    Network,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamilies {
+    #[default]
+    Automatic,
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Visibility {
+    #[default]
+    Public,
+    Namespace,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -209,117 +326,6 @@ pub struct Service {
 pub struct ServicePort {
     pub port: Port,
     pub target_port: Option<Port>,
-}
-
-/// The Kubernetes object's `spec`, with its name and namespace beside.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuthorizationPolicy {
-    #[serde(deserialize_with = "name")]
-    pub name: String,
-    #[serde(default = "default_name")]
-    pub namespace: String,
-    #[serde(default)]
-    pub selector: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    pub action: Action,
-    #[serde(default)]
-    pub dry_run: bool,
-    #[serde(default)]
-    pub rules: Vec<Rule>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Action {
-    #[default]
-    Allow,
-    Deny,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Rule {
-    pub from: Vec<From>,
-    pub to: Vec<To>,
-    pub when: Vec<When>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct From {
-    pub source: Source,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Source {
-    pub principals: Vec<String>,
-    pub not_principals: Vec<String>,
-    pub namespaces: Vec<String>,
-    pub not_namespaces: Vec<String>,
-    pub service_accounts: Vec<String>,
-    pub not_service_accounts: Vec<String>,
-    pub ip_blocks: Vec<String>,
-    pub not_ip_blocks: Vec<String>,
-    pub request_principals: Vec<String>,
-    pub not_request_principals: Vec<String>,
-    pub remote_ip_blocks: Vec<String>,
-    pub not_remote_ip_blocks: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct To {
-    pub operation: Operation,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Operation {
-    pub ports: Vec<String>,
-    pub not_ports: Vec<String>,
-    pub hosts: Vec<String>,
-    pub not_hosts: Vec<String>,
-    pub methods: Vec<String>,
-    pub not_methods: Vec<String>,
-    pub paths: Vec<String>,
-    pub not_paths: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct When {
-    pub key: String,
-    #[serde(default)]
-    pub values: Vec<String>,
-    #[serde(default)]
-    pub not_values: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PeerAuthentication {
-    #[serde(deserialize_with = "name")]
-    pub name: String,
-    #[serde(default = "default_name")]
-    pub namespace: String,
-    #[serde(default)]
-    pub selector: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    pub mode: Mode,
-    #[serde(default)]
-    pub port_level: BTreeMap<Port, Mode>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Mode {
-    #[default]
-    Unset,
-    Disable,
-    Permissive,
-    Strict,
 }
 
 fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

@@ -9,15 +9,14 @@ use mesh_common::maps::MAX_PROBE_PORTS;
 use serde_saphyr::Spanned;
 
 use super::Config;
+use super::gateway;
 use super::policy::{self, Labelled};
 use super::problem::{Problem, Problems};
 use super::schema::{self, NodeFile};
-use crate::model::addr::NetworkAddress;
-use crate::model::balance::{HealthPolicy, LoadBalancing};
-use crate::model::service::{Ports, ServiceKey};
-use crate::model::workload::{Health, Locality, NetworkMode, Tunnel};
+use super::service;
+use crate::model::workload::{AppTunnel, AppTunnelProtocol, Health, Locality, NetworkMode, Tunnel, TunnelEnd};
 use crate::model::world::{Place, UnknownDestination};
-use crate::model::{Identity, PodSpec, Service, WhenDown, Workload, World};
+use crate::model::{Identity, PodSpec, WhenDown, Workload, World};
 
 /// Mistakes and doubts found so far.
 #[derive(Debug, Default)]
@@ -41,18 +40,18 @@ fn line<T>(at: &Spanned<T>) -> u64 {
 }
 
 /// A workload under construction, with what later steps look at.
-struct Draft {
-    workload: Workload,
-    labels: BTreeMap<String, String>,
+pub(super) struct Draft {
+    pub(super) workload: Workload,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
-type Name = (String, String);
+pub(super) type Name = (String, String);
 
 /// Checks the file as a whole and builds the model.
 pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems> {
     let mut findings = Findings::default();
     let mut drafts = workloads(&file, &mut findings);
-    let services = services(&file, &mut drafts, &mut findings);
+    let services = service::services(&file, &mut drafts, &mut findings);
     let pods = pods(&file, &mut drafts, &mut findings);
     let mut labelled: Vec<Labelled<'_>> =
         drafts.values_mut().map(|draft| Labelled { workload: &mut draft.workload, labels: &draft.labels }).collect();
@@ -69,7 +68,10 @@ pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems>
     let place = Place {
         node: file.node.name.as_str().into(),
         network: file.node.network.as_str().into(),
-        unknown: UnknownDestination::default(),
+        unknown: match file.node.unknown_destinations {
+            schema::UnknownDestinations::Passthrough => UnknownDestination::Passthrough,
+            schema::UnknownDestinations::Refuse => UnknownDestination::Refused,
+        },
     };
     let workloads = drafts.into_values().map(|draft| draft.workload).collect();
     let warnings = findings.warnings.into_iter().map(|(line, text)| format!("{}:{line}: {text}", path.display()));
@@ -95,7 +97,16 @@ fn workloads(file: &NodeFile, findings: &mut Findings) -> BTreeMap<Name, Draft> 
                 continue;
             }
         };
-        let workload = workload(file, written, identity);
+        let mut workload = workload(file, written, identity);
+        for (field, text, into) in [
+            ("waypoint", &written.waypoint, &mut workload.waypoint),
+            ("network_gateway", &written.network_gateway, &mut workload.network_gateway),
+        ] {
+            match text.as_ref().map(|text| gateway::read(text, &file.node.network)).transpose() {
+                Ok(gateway) => *into = gateway.map(Arc::new),
+                Err(error) => findings.mistake(spanned, format!("workload {}: {field}: {error}", written.name)),
+            }
+        }
         if workload.network_mode == NetworkMode::Standard {
             for ip in &workload.addresses {
                 let place = (workload.network.to_string(), *ip);
@@ -105,7 +116,7 @@ fn workloads(file: &NodeFile, findings: &mut Findings) -> BTreeMap<Name, Draft> 
                 }
             }
         }
-        if workload.addresses.is_empty() {
+        if !workload.has_address() && workload.network_gateway.is_none() {
             findings.doubt(spanned, format!("workload {} has no address", written.name));
         }
         let name = (written.namespace.clone(), written.name.clone());
@@ -146,87 +157,20 @@ fn workload(file: &NodeFile, written: &schema::Workload, identity: Identity) -> 
             subzone: written.locality.subzone.as_str().into(),
         }),
         health: if written.healthy { Health::Healthy } else { Health::Unhealthy },
+        hostname: written.hostname.as_ref().map(|name| name.to_ascii_lowercase().into()),
+        tunnel_end: match written.tunnel_end {
+            schema::TunnelEnd::Agent => TunnelEnd::Agent,
+            schema::TunnelEnd::Workload => TunnelEnd::Workload,
+        },
+        app_tunnel: written.application_tunnel.as_ref().map(|tunnel| AppTunnel {
+            protocol: match tunnel.protocol {
+                schema::TunnelProtocol::None => AppTunnelProtocol::None,
+                schema::TunnelProtocol::Proxy => AppTunnelProtocol::Proxy,
+            },
+            port: tunnel.port.map(|port| port.number()),
+        }),
         capacity: written.capacity,
         ..Workload::new(&uid, &written.name, identity)
-    }
-}
-
-fn services(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut Findings) -> Vec<Service> {
-    let mut seen = BTreeSet::new();
-    let mut all = Vec::new();
-    for spanned in &file.services {
-        let written = &spanned.value;
-        let default = || format!("{}.{}.svc.cluster.local", written.name, written.namespace);
-        let hostname = written.hostname.clone().unwrap_or_else(default).to_ascii_lowercase();
-        let key = ServiceKey { namespace: written.namespace.as_str().into(), hostname: hostname.as_str().into() };
-        if !seen.insert(key.clone()) {
-            findings.mistake(spanned, format!("service {key} is listed twice"));
-        }
-        let subject_alt_names = written.subject_alt_names.iter().filter_map(|text| match text.parse() {
-            Ok(identity) => Some(identity),
-            Err(error) => {
-                findings.mistake(spanned, format!("service {key}: {error}"));
-                None
-            }
-        });
-        let subject_alt_names = subject_alt_names.collect();
-        join_members(spanned, &key, drafts, findings);
-        let network: Arc<str> = file.node.network.as_str().into();
-        let health = if written.publish_not_ready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
-        all.push(Service {
-            vips: written
-                .addresses
-                .iter()
-                .map(|ip| NetworkAddress { network: Arc::clone(&network), ip: ip.to_canonical() })
-                .collect(),
-            ports: ports(spanned, &key, findings),
-            subject_alt_names,
-            load_balancing: LoadBalancing { health, ..LoadBalancing::default() },
-            ..Service::new(key, &written.name)
-        });
-    }
-    all
-}
-
-fn ports(spanned: &Spanned<schema::Service>, key: &ServiceKey, findings: &mut Findings) -> Ports {
-    let mut ports = BTreeMap::new();
-    for written in &spanned.value.ports {
-        let port = written.port.number();
-        if ports.insert(port, written.target_port.map_or(port, |target| target.number())).is_some() {
-            findings.mistake(spanned, format!("service {key} has port {port} twice"));
-        }
-    }
-    ports.into_iter().collect()
-}
-
-/// Makes the selected and the named workloads members of the service.
-fn join_members(
-    spanned: &Spanned<schema::Service>,
-    key: &ServiceKey,
-    drafts: &mut BTreeMap<Name, Draft>,
-    findings: &mut Findings,
-) {
-    let written = &spanned.value;
-    let mut members = 0;
-    for ((namespace, _), draft) in drafts.iter_mut() {
-        let chosen = !written.selector.is_empty() && selects(&written.selector, &draft.labels);
-        if *namespace == written.namespace && chosen {
-            draft.workload.services.insert(key.clone(), Ports::default());
-            members += 1;
-        }
-    }
-    for endpoint in &written.endpoints {
-        let (namespace, name) = endpoint.split_once('/').unwrap_or((&written.namespace, endpoint));
-        match drafts.get_mut(&(namespace.to_owned(), name.to_owned())) {
-            Some(draft) => {
-                draft.workload.services.insert(key.clone(), Ports::default());
-                members += 1;
-            }
-            None => findings.mistake(spanned, format!("service {key}: endpoint {endpoint} is no listed workload")),
-        }
-    }
-    if members == 0 {
-        findings.doubt(spanned, format!("service {key} has no endpoints"));
     }
 }
 

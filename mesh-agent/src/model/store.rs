@@ -169,6 +169,10 @@ impl Store {
         }
     }
 
+    pub fn has_policy(&self, name: &PolicyName) -> bool {
+        self.policies.contains_key(name)
+    }
+
     pub fn remove_policy(&mut self, name: &PolicyName) {
         if self.policies.remove(name).is_some() {
             self.changed.insert(Part::Policies);

@@ -169,3 +169,13 @@ fn dry_run_is_only_told() {
     let told: Vec<_> = dry_run(&world, &workload, &peer, target()).map(|policy| policy.name.clone()).collect();
     assert_eq!(told, [name("t")]);
 }
+
+#[test]
+fn what_could_not_be_read_denies() {
+    let unreadable =
+        |scope| vec![Policy::unreadable(name("u"), scope), policy("a", Action::Allow, vec![Rule::default()])];
+    for scope in [Scope::Global, Scope::Namespace] {
+        assert_eq!(ask(unreadable(scope), &client()), Err(Denied::UnreadablePolicy(name("u"))));
+    }
+    assert!(ask(unreadable(Scope::WorkloadSelector), &client()).is_ok(), "it is not among the workload's policies");
+}
