@@ -1,13 +1,13 @@
 //! What may be written in the node's file. Unknown fields are mistakes.
 
 mod policy;
+mod service;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -15,6 +15,7 @@ use super::duration;
 use super::port::Port;
 
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
+pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -228,104 +229,6 @@ pub struct Locality {
     pub region: String,
     pub zone: String,
     pub subzone: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Service {
-    #[serde(deserialize_with = "name")]
-    pub name: String,
-    #[serde(default = "default_name")]
-    pub namespace: String,
-    pub hostname: Option<String>,
-    /// Virtual addresses; none for a headless service.
-    #[serde(default)]
-    pub addresses: Vec<IpAddr>,
-    #[serde(default)]
-    pub ports: Vec<ServicePort>,
-    /// Workloads of the namespace with these labels are endpoints.
-    #[serde(default)]
-    pub selector: BTreeMap<String, String>,
-    /// Further endpoints, as `namespace/name`.
-    #[serde(default)]
-    pub endpoints: Vec<String>,
-    #[serde(default)]
-    pub publish_not_ready: bool,
-    #[serde(default)]
-    pub subject_alt_names: Vec<String>,
-    /// Virtual addresses given as blocks.
-    #[serde(default)]
-    pub blocks: Vec<IpNet>,
-    /// `namespace/hostname` or an address.
-    pub waypoint: Option<String>,
-    #[serde(default)]
-    pub weighted_waypoints: Vec<WeightedWaypoint>,
-    #[serde(default)]
-    pub traffic: Traffic,
-    #[serde(default)]
-    pub ip_families: IpFamilies,
-    #[serde(default)]
-    pub visibility: Visibility,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WeightedWaypoint {
-    pub waypoint: String,
-    pub weight: u32,
-}
-
-/// Which endpoints are preferred.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Traffic {
-    pub mode: TrafficMode,
-    pub prefer: Vec<Scope>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TrafficMode {
-    #[default]
-    Any,
-    Strict,
-    Failover,
-    Passthrough,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    Region,
-    Zone,
-    Subzone,
-    Node,
-    Cluster,
-    Network,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpFamilies {
-    #[default]
-    Automatic,
-    Ipv4,
-    Ipv6,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Visibility {
-    #[default]
-    Public,
-    Namespace,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServicePort {
-    pub port: Port,
-    pub target_port: Option<Port>,
 }
 
 fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
