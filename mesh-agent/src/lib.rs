@@ -15,6 +15,7 @@ pub mod proto;
 // Rank 3: where configuration and certificates come from.
 pub mod file;
 pub mod identity;
+pub mod xds;
 // Rank 4: the data path and the kernel's part of it.
 pub mod bpf;
 pub mod proxy;
