@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file --> config --+--> worlds ----> shards (one thread per core)
-//!                   +--> pods ------> driver --> kernel, shards
+//!                   +--> pods ------> driver --> kernel, shards (or zds --> pods, from a CNI agent)
 //!                   +--> identities > certs
 //! shards, driver, certs, config ----> pages, metrics (reads only)
 //! ```
@@ -11,6 +11,7 @@ mod documents;
 mod facts;
 mod metrics;
 mod pages;
+mod pods;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,8 +34,9 @@ use crate::file::{self, Config, LoadState};
 use crate::identity::Certs;
 use crate::identity::ca::{CaClient, CaConfig};
 use crate::model::{PodSpec, World};
-use crate::pods::capture::Kernel;
-use crate::pods::driver::{self, Driver, PodStatus, Settings};
+use crate::pods::capture::{Capture, Kernel};
+use crate::pods::driver::{self, Driver, PodStatus, Retry, Settings};
+use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
 use crate::sys::{caps, limits, memory, signal};
@@ -62,7 +64,7 @@ pub(crate) struct View {
     pods: watch::Receiver<Vec<PodStatus>>,
     certs: Certs,
     shards: Shards,
-    capture: Arc<Kernel>,
+    capture: Arc<dyn Capture>,
     facts: Option<Arc<dyn KernelFacts>>,
     ready: Ready,
     log: crate::telemetry::log::Filter,
@@ -99,13 +101,12 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     let feeds = Feeds::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let (shards, threads) = shards(&node, &feeds, &certs, &metrics, kernel.facts.clone())?;
-    let settings = Settings { on_shutdown: on_shutdown(&node), drain: node.drain };
-    let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings);
+    let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings(&node));
     let (states, loads) = watch::channel(LoadState::good(path));
     let view = View {
         started: Instant::now(),
         node: Arc::clone(&node),
-        mechanism: kernel.capture.mechanism(),
+        mechanism: kernel.mechanism,
         configs: feeds.configs.subscribe(),
         loads,
         pods: pods.clone(),
@@ -118,11 +119,12 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     };
     metrics::register(&metrics, &view);
     open_pages(&view, &metrics, &tasks)?;
-    let desired = feeds.pods.subscribe();
-    tasks.spawn(mark_when_enrolled(enrolled, pods, Arc::clone(&desired.borrow())));
+    let stop = stop_signal(&tasks);
+    let source = pods::Source { feeds: &feeds, certs: &certs, ready: &view.ready, tasks: &tasks };
+    let desired = source.open(node.zds.as_ref(), enrolled, pods, &stop);
     follow(edits, feeds, states, certs, &tasks);
     tracing::info!(node = node.name, version = env!("CARGO_PKG_VERSION"), capture = ?view.mechanism, "node agent started");
-    driver.run(desired, stop_signal(&tasks)).await;
+    driver.run(desired, stop).await;
     end(&node, threads, &tasks).await;
     drop(log);
     Ok(())
@@ -130,12 +132,12 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
 
 /// The kernel's part, attached and ready to take pods.
 struct KernelParts {
-    capture: Arc<Kernel>,
+    capture: Arc<dyn Capture>,
+    mechanism: Mechanism,
     facts: Option<Arc<dyn KernelFacts>>,
 }
 
 fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
-    let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
     let mechanism = match node.capture {
         CaptureBy::Auto => Mechanism::detect(),
         CaptureBy::Tcx => Mechanism::Tcx,
@@ -144,9 +146,21 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     let logging = if node.bpf_log { Logging::On } else { Logging::Off };
     let facts = attach_facts(node);
     let known = facts.clone().map(|facts| Arc::new(facts::Source::new(facts)) as Arc<dyn KernelFacts>);
-    let capture = Kernel::new(pins, &node.run_dir, mechanism, logging, facts)
-        .with_context(|| format!("run_dir {}", node.run_dir.display()))?;
-    Ok(KernelParts { capture: Arc::new(capture), facts: known })
+    let programs = |facts| -> anyhow::Result<Kernel> {
+        let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
+        let kernel = Kernel::new(pins, &node.run_dir, mechanism, logging, facts);
+        kernel.with_context(|| format!("run_dir {}", node.run_dir.display()))
+    };
+    let capture: Arc<dyn Capture> = if node.zds.is_some() {
+        let former = programs(None);
+        if let Err(error) = &former {
+            tracing::info!(%error, "what an agent without a CNI agent may have left here is not looked for");
+        }
+        Arc::new(Redirected::new(facts, former.ok()))
+    } else {
+        Arc::new(programs(facts)?)
+    };
+    Ok(KernelParts { capture, mechanism, facts: known })
 }
 
 /// Kernel facts are a bonus: without them records lack a few fields, and nothing else changes.
@@ -173,10 +187,16 @@ fn authority(node: &Node) -> CaConfig {
     }
 }
 
-fn on_shutdown(node: &Node) -> driver::OnShutdown {
-    match node.on_shutdown {
+fn settings(node: &Node) -> Settings {
+    let on_shutdown = match node.on_shutdown {
         OnShutdown::Keep => driver::OnShutdown::Keep,
         OnShutdown::Withdraw => driver::OnShutdown::Withdraw,
+    };
+    let settings = Settings { on_shutdown, drain: node.drain, retry: Retry::default() };
+    match node.zds {
+        None => settings,
+        // What keeps redirected pods captured is not ours to keep or to withdraw.
+        Some(_) => Settings { on_shutdown: driver::OnShutdown::Keep, retry: pods::RETRY, ..settings },
     }
 }
 
@@ -216,11 +236,14 @@ fn follow(edits: Edits, feeds: Feeds, states: watch::Sender<LoadState>, certs: C
     let mut loaded = feeds.configs.subscribe();
     tasks.spawn(file::watch::follow(edits, feeds.configs, states));
     let (worlds, pods) = (feeds.worlds, feeds.pods);
+    let listed = loaded.borrow().node.zds.is_none();
     tasks.spawn(async move {
         while loaded.changed().await.is_ok() {
             let config = Arc::clone(&loaded.borrow_and_update());
             worlds.send_replace(Arc::clone(&config.world));
-            certs.keep_only(&config.identities);
+            if listed {
+                certs.keep_only(&config.identities);
+            }
             pods.send_if_modified(|old| {
                 let changed = **old != *config.pods;
                 *old = Arc::clone(&config.pods);

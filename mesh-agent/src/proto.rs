@@ -1,6 +1,6 @@
 //! Generated wire types, written by `cargo xtask proto` from `mesh-agent/proto` and committed.
 //!
-//! Only `identity::ca`, `xds` and `control` may import them: everything else speaks the model's types. Fields of type
+//! Only `identity::ca`, `xds`, `zds` and `control` may import them: everything else speaks the model's types. Fields of type
 //! `bytes` are slices of the message they came in, which lives as long as any of them: what is kept is to be copied.
 
 macro_rules! generated {
@@ -31,6 +31,8 @@ generated! {
     security = "istio.security",
     /// Services and workloads: `proto/workload.proto`.
     workload = "istio.workload",
+    /// What a CNI agent and the node proxy say to each other: `proto/zds.proto`.
+    zds = "istio.workload.zds",
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What may be written in the node's file. Unknown fields are mistakes.
 
+mod peers;
 mod policy;
 mod service;
 
@@ -13,7 +14,7 @@ use serde_saphyr::Spanned;
 
 use super::duration;
 use super::port::Port;
-
+pub use peers::{Ca, Zds};
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
 pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
 
@@ -75,6 +76,8 @@ pub struct Node {
     pub bpf_log: bool,
     #[serde(default)]
     pub unknown_destinations: UnknownDestinations,
+    /// The pods come from Istio's CNI agent, which keeps rules in them, and not from this file.
+    pub zds: Option<Zds>,
     pub ca: Ca,
 }
 
@@ -102,16 +105,6 @@ pub enum CaptureBy {
     Auto,
     Tcx,
     Clsact,
-}
-
-/// Where the certificate authority is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ca {
-    #[serde(deserialize_with = "https")]
-    pub address: String,
-    pub root: PathBuf,
-    pub token: PathBuf,
 }
 
 /// A pod of this node to enrol; the workload of the same name says what it is.
@@ -229,17 +222,6 @@ pub struct Locality {
     pub region: String,
     pub zone: String,
     pub subzone: String,
-}
-
-fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let address = String::deserialize(deserializer)?;
-    let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(|host| !host.is_empty()));
-    if address.starts_with("https://") && host == Some(true) {
-        return Ok(address);
-    }
-    Err(serde::de::Error::custom(format!(
-        "{address:?} is not of the form https://host:port (the node's token must not be sent in clear)"
-    )))
 }
 
 fn name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

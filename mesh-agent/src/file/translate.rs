@@ -16,7 +16,7 @@ use super::schema::{self, NodeFile};
 use super::service;
 use crate::model::workload::{AppTunnel, AppTunnelProtocol, Health, Locality, NetworkMode, Tunnel, TunnelEnd};
 use crate::model::world::{Place, UnknownDestination};
-use crate::model::{Identity, PodSpec, WhenDown, Workload, World};
+use crate::model::{Captured, Identity, PodNetns, PodSpec, Programs, WhenDown, Workload, World};
 
 /// Mistakes and doubts found so far.
 #[derive(Debug, Default)]
@@ -179,9 +179,25 @@ pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<Str
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+fn programs(file: &NodeFile, pod: &schema::Pod, workload: &Workload) -> Programs {
+    Programs {
+        interface: pod.interface.clone(),
+        addresses: workload.addresses.clone(),
+        probe_ports: pod.probe_ports.iter().map(|port| port.number()).collect(),
+        node_addresses: file.node.addresses.iter().map(IpAddr::to_canonical).collect(),
+        when_down: match pod.when_down {
+            schema::WhenDown::Refuse => WhenDown::Refuse,
+            schema::WhenDown::Pass => WhenDown::Pass,
+        },
+    }
+}
+
 fn pods(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut Findings) -> Vec<Arc<PodSpec>> {
     let (mut names, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
     let mut all = Vec::new();
+    if let (Some(_), Some(first)) = (&file.node.zds, file.pods.first()) {
+        findings.mistake(first, "the CNI agent hands the pods over (node.zds), so none may be listed");
+    }
     for spanned in &file.pods {
         let pod = &spanned.value;
         let name = format!("{}/{}", pod.namespace, pod.name);
@@ -225,15 +241,9 @@ fn pods(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut Find
             uid: Arc::clone(&workload.uid),
             name: pod.name.clone(),
             namespace: pod.namespace.clone(),
-            netns: pod.netns.clone(),
-            interface: pod.interface.clone(),
-            addresses: workload.addresses.clone(),
-            probe_ports: pod.probe_ports.iter().map(|port| port.number()).collect(),
-            node_addresses: file.node.addresses.iter().map(IpAddr::to_canonical).collect(),
-            when_down: match pod.when_down {
-                schema::WhenDown::Refuse => WhenDown::Refuse,
-                schema::WhenDown::Pass => WhenDown::Pass,
-            },
+            service_account: workload.identity.service_account().to_owned(),
+            netns: PodNetns::Path(pod.netns.clone()),
+            captured: Captured::ByPrograms(programs(file, pod, workload)),
         }));
     }
     all

@@ -8,8 +8,7 @@ use super::View;
 use crate::admin::documents::{Certificate, Config, Connections, Counter, Flows, Pod, Rejected, Status};
 use crate::bpf::attach::Mechanism;
 use crate::identity::certs::CertState;
-use crate::model::{Identity, WhenDown};
-use crate::pods::capture::Capture;
+use crate::model::{Captured, Identity, Programs, WhenDown};
 use crate::pods::driver::{PodState, PodStatus};
 use crate::proxy::record::documents;
 
@@ -42,6 +41,11 @@ pub(super) fn pods(view: &View) -> Vec<Pod> {
 
 fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
     let spec = &status.spec;
+    // What is not known of a pod that somebody else redirects is left empty.
+    let (by, programs) = match &spec.captured {
+        Captured::ByPrograms(programs) => (mechanism.as_str(), programs.clone()),
+        Captured::ByRules => ("rules", Programs::default()),
+    };
     let (state, error) = match &status.state {
         PodState::Enrolled => ("captured", None),
         PodState::Adopted => ("captured (taken over)", None),
@@ -53,12 +57,12 @@ fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
     Pod {
         namespace: spec.namespace.clone(),
         name: spec.name.clone(),
-        addresses: spec.addresses.iter().map(ToString::to_string).collect(),
-        netns: spec.netns.display().to_string(),
-        interface: spec.interface.clone(),
+        addresses: programs.addresses.iter().map(ToString::to_string).collect(),
+        netns: spec.netns.to_string(),
+        interface: programs.interface,
         state: state.to_owned(),
-        capture: serving.then(|| mechanism.as_str().to_owned()),
-        when_down: match spec.when_down {
+        capture: serving.then(|| by.to_owned()),
+        when_down: match programs.when_down {
             WhenDown::Refuse => "refuse".to_owned(),
             WhenDown::Pass => "pass".to_owned(),
         },

@@ -3,7 +3,6 @@
 use std::time::UNIX_EPOCH;
 
 use super::View;
-use crate::pods::capture::Capture;
 use crate::pods::driver::PodState;
 use crate::telemetry::metrics::{Kind, Metrics, Samples};
 

@@ -18,7 +18,6 @@ use super::record::{Ends, Record, Reporter, Security, refuse};
 use super::source::described;
 use super::tunnels::{self, Opened};
 use crate::hbone::head::Connect;
-use crate::model::addr::canonical;
 use crate::model::route::{Authority, Leg, Trip, route};
 use crate::model::{NoRoute, OrigDst, Route, Service, Workload};
 use crate::sys::socket::is_local;
@@ -55,10 +54,9 @@ pub(super) fn early(tcp: &TcpStream, reporter: Reporter, src: SocketAddr, dst: O
     refuse(reporter, src, dst, &error.to_string());
 }
 
-/// With transparent capture the accepted socket's own address is where the application wanted to go.
+/// Where the application wanted to go.
 fn original_destination(pod: &Pod, tcp: &TcpStream) -> Result<OrigDst, Error> {
-    let local = tcp.local_addr().map_err(|cause| Error::Broken(copy::Broken::Local(cause)))?;
-    let original = canonical(local);
+    let original = pod.original_destination(tcp)?;
     let own_port = matches!(original.port(), OUTBOUND_PORT | PLAINTEXT_PORT | HBONE_PORT);
     // Dialled by the pod itself, the agent's ports would make it call itself for ever.
     if own_port && pod.local.netns.run(|| is_local(original.ip())).unwrap_or(true) {

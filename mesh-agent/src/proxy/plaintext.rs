@@ -15,12 +15,11 @@ use super::pod::Pod;
 use super::record::{Ends, Record, Reporter, Security};
 use super::revoke::Question;
 use super::source;
-use crate::model::addr::canonical;
 use crate::model::{Peer, Workload};
 
 /// Serves one captured connection from outside the mesh.
 pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
-    let target = tcp.local_addr().map(canonical).ok();
+    let target = pod.original_destination(&tcp).ok();
     let (workload, question) = match understand(&pod, &tcp, client).await {
         Ok(understood) => understood,
         Err(error) => return early(&tcp, Reporter::Destination, client, target, &error),
@@ -35,7 +34,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
 }
 
 async fn understand(pod: &Pod, tcp: &TcpStream, client: SocketAddr) -> Result<(Arc<Workload>, Question), Error> {
-    let target = tcp.local_addr().map(canonical).map_err(|e| Error::Broken(copy::Broken::Local(e)))?;
+    let target = pod.original_destination(tcp)?;
     if matches!(target.port(), HBONE_PORT | PLAINTEXT_PORT | OUTBOUND_PORT) {
         return Err(Error::SelfCall(target));
     }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::accept;
+use super::copy::Broken;
 use super::error::Error;
 use super::names::Names;
 use super::record::Books;
@@ -20,7 +21,9 @@ use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::{IDLE, Pool};
 use crate::identity::{Certs, Credentials};
-use crate::model::{Identity, NextHop, Workload, World};
+use crate::model::addr::canonical;
+use crate::model::{Captured, Identity, NextHop, Workload, World};
+use crate::sys::socket::original_destination;
 use crate::task::Tasks;
 
 /// How long a new pod's workload or first certificate may take to appear.
@@ -113,10 +116,22 @@ impl Pod {
         Arc::clone(&self.worlds.borrow())
     }
 
+    /// Where the client of a captured connection wanted to go. Packets that the agent's programs capture are left as they
+    /// are, so it is the accepted socket's own address; rules rewrite them, and the kernel knows what they said before.
+    pub(super) fn original_destination(&self, tcp: &TcpStream) -> Result<SocketAddr, Error> {
+        let found = match self.local.spec.captured {
+            Captured::ByPrograms(_) => tcp.local_addr().map(canonical),
+            Captured::ByRules => original_destination(tcp),
+        };
+        found.map_err(|cause| Error::Broken(Broken::Local(cause)))
+    }
+
     /// The pod's own workload; a pod may be enrolled a moment before the configuration knows it.
     pub(super) async fn workload(&self) -> Result<Arc<Workload>, Error> {
+        // The ids of a pod and of its workload need not be the same: names tell.
         let spec = &self.local.spec;
-        let find = |world: &World| world.local_workload(&spec.namespace, &spec.name).cloned();
+        let same = |found: &&Arc<Workload>| found.identity.service_account() == spec.service_account;
+        let find = |world: &World| world.local_workload(&spec.namespace, &spec.name).filter(same).cloned();
         if let Some(workload) = find(&self.worlds.borrow()) {
             return Ok(workload);
         }

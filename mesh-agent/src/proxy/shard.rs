@@ -120,8 +120,9 @@ impl Shards {
     }
 
     /// Closes the pod's listeners at once, tells peers to go elsewhere, and waits for its connections to end; those
-    /// still open after `deadline` are cut.
-    pub async fn retire(&self, uid: &str, deadline: Duration) {
+    /// still open after `deadline` are cut. What this gives is only the waiting: a pod that is served from now on under
+    /// the same uid is another one.
+    pub fn retire(&self, uid: &str, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
         let mut waits = Vec::new();
         for door in &*self.doors {
             let (done, wait) = oneshot::channel();
@@ -129,9 +130,11 @@ impl Shards {
                 waits.push(wait);
             }
         }
-        for wait in waits {
-            // A shard that is gone serves nobody.
-            wait.await.ok();
+        async move {
+            for wait in waits {
+                // A shard that is gone serves nobody.
+                wait.await.ok();
+            }
         }
     }
 
