@@ -7,6 +7,7 @@
 
 pub mod duration;
 mod gateway;
+mod pods;
 mod policy;
 mod port;
 pub mod problem;

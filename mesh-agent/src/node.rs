@@ -1,14 +1,16 @@
 //! The node role, composed: the one file that knows every part. Built in order, started, and ended in reverse.
 //!
 //! ```text
-//! file --> config --+--> worlds ----> shards (one thread per core)
-//!                   +--> pods ------> driver --> kernel, shards (or zds --> pods, from a CNI agent)
+//! file --> config --+--> worlds ----> shards (one thread per core)   (or istiod --> xds --> worlds)
+//!                   +--> pods ------> driver --> kernel, shards      (or CNI agent --> zds --> pods)
 //!                   +--> identities > certs
 //! shards, driver, certs, config ----> pages, metrics (reads only)
 //! ```
 
 mod documents;
+mod dump;
 mod facts;
+mod mesh;
 mod metrics;
 mod pages;
 mod pods;
@@ -59,7 +61,8 @@ pub(crate) struct View {
     started: Instant,
     node: Arc<Node>,
     mechanism: Mechanism,
-    configs: watch::Receiver<Arc<Config>>,
+    worlds: watch::Receiver<Arc<World>>,
+    istiod: Option<crate::xds::Handle>,
     loads: watch::Receiver<LoadState>,
     pods: watch::Receiver<Vec<PodStatus>>,
     certs: Certs,
@@ -103,11 +106,14 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     let (shards, threads) = shards(&node, &feeds, &certs, &metrics, kernel.facts.clone())?;
     let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings(&node));
     let (states, loads) = watch::channel(LoadState::good(path));
+    let istiod = mesh::source(&node, &feeds.worlds, &tasks)?;
+    let synced = istiod.as_ref().map(|istiod| (ready.gate("mesh configuration"), istiod.status.clone()));
     let view = View {
         started: Instant::now(),
         node: Arc::clone(&node),
         mechanism: kernel.mechanism,
-        configs: feeds.configs.subscribe(),
+        worlds: feeds.worlds.subscribe(),
+        istiod,
         loads,
         pods: pods.clone(),
         certs: certs.clone(),
@@ -120,8 +126,12 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     metrics::register(&metrics, &view);
     open_pages(&view, &metrics, &tasks)?;
     let stop = stop_signal(&tasks);
+    // Before the mesh is known, nobody could say who may talk to a pod: what is captured already is refused until then.
+    if let Some((gate, status)) = synced {
+        mesh::synced(gate, status, &stop).await;
+    }
     let source = pods::Source { feeds: &feeds, certs: &certs, ready: &view.ready, tasks: &tasks };
-    let desired = source.open(node.zds.as_ref(), enrolled, pods, &stop);
+    let desired = source.open(&node, enrolled, pods, &stop);
     follow(edits, feeds, states, certs, &tasks);
     tracing::info!(node = node.name, version = env!("CARGO_PKG_VERSION"), capture = ?view.mechanism, "node agent started");
     driver.run(desired, stop).await;
@@ -183,6 +193,7 @@ fn authority(node: &Node) -> CaConfig {
         address: node.ca.address.clone(),
         root: node.ca.root.clone(),
         token: node.ca.token.clone(),
+        server_name: node.ca.server_name.clone(),
         cluster: node.cluster.clone(),
     }
 }
@@ -236,12 +247,18 @@ fn follow(edits: Edits, feeds: Feeds, states: watch::Sender<LoadState>, certs: C
     let mut loaded = feeds.configs.subscribe();
     tasks.spawn(file::watch::follow(edits, feeds.configs, states));
     let (worlds, pods) = (feeds.worlds, feeds.pods);
-    let listed = loaded.borrow().node.zds.is_none();
+    // As it was at the start: settings of the node wait for the next one.
+    let (described, listed) = {
+        let node = &loaded.borrow().node;
+        (node.xds.is_none(), node.zds.is_none())
+    };
     tasks.spawn(async move {
         while loaded.changed().await.is_ok() {
             let config = Arc::clone(&loaded.borrow_and_update());
-            worlds.send_replace(Arc::clone(&config.world));
-            if listed {
+            if described {
+                worlds.send_replace(Arc::clone(&config.world));
+            }
+            if described && listed {
                 certs.keep_only(&config.identities);
             }
             pods.send_if_modified(|old| {
@@ -260,10 +277,12 @@ fn open_pages(view: &View, metrics: &Metrics, tasks: &Tasks) -> anyhow::Result<(
     let socket = server::bind_socket(&node.run_dir.join(ADMIN_SOCKET))?;
     let scraped = server::bind(node.metrics, "metrics")?;
     let asked = server::bind(node.readiness, "readiness")?;
+    let tools = server::bind(node.admin, "admin")?;
     let serve = |listener, router: Router| tasks.spawn(server::serve(listener, Arc::new(router), tasks.clone()));
     serve(socket, pages::admin(view, metrics));
     serve(scraped, pages::metrics(Router::new(), metrics));
     serve(asked, view.ready.router());
+    serve(tools, pages::tools(view));
     Ok(())
 }
 

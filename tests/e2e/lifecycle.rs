@@ -17,9 +17,9 @@ mod enrolment;
 mod idle;
 mod refusal;
 mod restart;
-pub(crate) mod talk;
+mod talk;
 mod traceless;
-pub(crate) mod traces;
+mod traces;
 
 use crate::runner::Case;
 

@@ -11,7 +11,6 @@
 //! | [`peers`] | wrong peers and garbage |
 //! | [`config`] | wrong files |
 //! | [`lifecycle`] | enrolment and its end, restarts, crashes, idling |
-//! | [`zds`] | pods that a CNI agent redirects and hands over |
 
 mod config;
 mod lifecycle;
@@ -19,7 +18,6 @@ mod peers;
 mod policy;
 mod runner;
 mod traffic;
-mod zds;
 
 use std::process::ExitCode;
 
@@ -31,7 +29,6 @@ const GROUPS: &[Group] = &[
     Group { name: "peers", cases: &[peers::CASES] },
     Group { name: "config", cases: &[config::CASES] },
     Group { name: "lifecycle", cases: &[lifecycle::CASES] },
-    Group { name: "zds", cases: &[zds::CASES] },
 ];
 
 fn main() -> ExitCode {

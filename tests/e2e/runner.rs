@@ -96,7 +96,6 @@ fn prepared() -> Result<()> {
         ("ip", "-Version", "iproute2"),
         ("nsenter", "--version", "util-linux"),
         ("tcpdump", "--version", "tcpdump"),
-        ("iptables-restore", "--version", "iptables"),
         ("nginx", "-v", "nginx-light"),
     ] {
         let mut command = Command::new(tool);

@@ -23,6 +23,7 @@ mod row;
 mod summary;
 mod table;
 mod usage;
+mod zds;
 mod ztunnel;
 
 use contender::Contender;

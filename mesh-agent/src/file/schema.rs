@@ -3,9 +3,10 @@
 mod peers;
 mod policy;
 mod service;
+mod xds;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::port::Port;
 pub use peers::{Ca, Zds};
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
 pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
+pub use xds::Xds;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,6 +80,11 @@ pub struct Node {
     pub unknown_destinations: UnknownDestinations,
     /// The pods come from Istio's CNI agent, which keeps rules in them, and not from this file.
     pub zds: Option<Zds>,
+    /// The mesh is as an istiod says, not as this file does.
+    pub xds: Option<Xds>,
+    /// Where `/config_dump` and `/logging` are served, as Istio's tools expect.
+    #[serde(default = "admin")]
+    pub admin: SocketAddr,
     pub ca: Ca,
 }
 
@@ -116,6 +123,12 @@ pub struct Pod {
     #[serde(default = "default_name")]
     pub namespace: String,
     pub netns: PathBuf,
+    /// For a pod that an istiod and not this file describes; default whatever it says.
+    #[serde(default)]
+    pub service_account: String,
+    /// Its addresses, when an istiod and not this file says what the pod is.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     #[serde(default = "interface")]
     pub interface: String,
     #[serde(default)]
@@ -263,6 +276,10 @@ fn bpf_fs() -> PathBuf {
 
 fn drain() -> Duration {
     Duration::from_secs(5)
+}
+
+fn admin() -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)
 }
 
 fn metrics() -> SocketAddr {

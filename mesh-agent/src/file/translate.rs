@@ -1,22 +1,22 @@
 //! From what is written to what it means, collecting every mistake on the way.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_common::maps::MAX_PROBE_PORTS;
 use serde_saphyr::Spanned;
 
 use super::Config;
 use super::gateway;
+use super::pods;
 use super::policy::{self, Labelled};
 use super::problem::{Problem, Problems};
 use super::schema::{self, NodeFile};
 use super::service;
 use crate::model::workload::{AppTunnel, AppTunnelProtocol, Health, Locality, NetworkMode, Tunnel, TunnelEnd};
 use crate::model::world::{Place, UnknownDestination};
-use crate::model::{Captured, Identity, PodNetns, PodSpec, Programs, WhenDown, Workload, World};
+use crate::model::{Identity, Workload, World};
 
 /// Mistakes and doubts found so far.
 #[derive(Debug, Default)]
@@ -51,8 +51,9 @@ pub(super) type Name = (String, String);
 pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems> {
     let mut findings = Findings::default();
     let mut drafts = workloads(&file, &mut findings);
+    two_sources(&file, &mut findings);
     let services = service::services(&file, &mut drafts, &mut findings);
-    let pods = pods(&file, &mut drafts, &mut findings);
+    let pods = pods::pods(&file, &mut drafts, &mut findings);
     let mut labelled: Vec<Labelled<'_>> =
         drafts.values_mut().map(|draft| Labelled { workload: &mut draft.workload, labels: &draft.labels }).collect();
     let policies = policy::translate(&file, &mut labelled, &mut findings);
@@ -82,6 +83,19 @@ pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems>
         identities,
         warnings: warnings.collect(),
     })
+}
+
+/// With an istiod, the file says nothing about the mesh: half of two pictures is none.
+fn two_sources(file: &NodeFile, findings: &mut Findings) {
+    const REASON: &str = "node.xds says that an istiod describes the mesh, so nothing of it may be listed here";
+    if file.node.xds.is_none() {
+        return;
+    }
+    let mistake = |findings: &mut Findings, line| findings.problems.push(Problem { line, reason: REASON.to_owned() });
+    file.workloads.first().iter().for_each(|one| mistake(findings, line(one)));
+    file.services.first().iter().for_each(|one| mistake(findings, line(one)));
+    file.authorization_policies.first().iter().for_each(|one| mistake(findings, line(one)));
+    file.peer_authentications.first().iter().for_each(|one| mistake(findings, line(one)));
 }
 
 fn workloads(file: &NodeFile, findings: &mut Findings) -> BTreeMap<Name, Draft> {
@@ -177,76 +191,6 @@ fn workload(file: &NodeFile, written: &schema::Workload, identity: Identity) -> 
 /// Whether all of the selector's labels are among `labels`. An empty selector selects everything.
 pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-}
-
-fn programs(file: &NodeFile, pod: &schema::Pod, workload: &Workload) -> Programs {
-    Programs {
-        interface: pod.interface.clone(),
-        addresses: workload.addresses.clone(),
-        probe_ports: pod.probe_ports.iter().map(|port| port.number()).collect(),
-        node_addresses: file.node.addresses.iter().map(IpAddr::to_canonical).collect(),
-        when_down: match pod.when_down {
-            schema::WhenDown::Refuse => WhenDown::Refuse,
-            schema::WhenDown::Pass => WhenDown::Pass,
-        },
-    }
-}
-
-fn pods(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut Findings) -> Vec<Arc<PodSpec>> {
-    let (mut names, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
-    let mut all = Vec::new();
-    if let (Some(_), Some(first)) = (&file.node.zds, file.pods.first()) {
-        findings.mistake(first, "the CNI agent hands the pods over (node.zds), so none may be listed");
-    }
-    for spanned in &file.pods {
-        let pod = &spanned.value;
-        let name = format!("{}/{}", pod.namespace, pod.name);
-        if !names.insert(name.clone()) {
-            findings.mistake(spanned, format!("pod {name} is listed twice"));
-        }
-        if !namespaces.insert(&pod.netns) {
-            findings.mistake(
-                spanned,
-                format!("pod {name} has the network namespace of another pod: {}", pod.netns.display()),
-            );
-        }
-        let Some(draft) = drafts.get_mut(&(pod.namespace.clone(), pod.name.clone())) else {
-            findings.mistake(spanned, format!("pod {name} has no entry under workloads"));
-            continue;
-        };
-        let workload = &mut draft.workload;
-        if workload.node.is_empty() {
-            workload.node = file.node.name.as_str().into();
-        } else if *workload.node != *file.node.name {
-            let node = &file.node.name;
-            findings.mistake(spanned, format!("pod {name} is of node {}, and this is node {node}", workload.node));
-        }
-        if workload.tunnel == Tunnel::None {
-            findings.mistake(
-                spanned,
-                format!("pod {name} is to be enrolled, but its workload says protocol TCP; write HBONE"),
-            );
-        }
-        if workload.network_mode == NetworkMode::HostNetwork {
-            findings.mistake(spanned, format!("pod {name} is on the host's network and cannot be enrolled"));
-        }
-        if pod.probe_ports.len() > MAX_PROBE_PORTS {
-            let count = pod.probe_ports.len();
-            findings.mistake(
-                spanned,
-                format!("pod {name} has {count} probe ports, at most {MAX_PROBE_PORTS} are possible"),
-            );
-        }
-        all.push(Arc::new(PodSpec {
-            uid: Arc::clone(&workload.uid),
-            name: pod.name.clone(),
-            namespace: pod.namespace.clone(),
-            service_account: workload.identity.service_account().to_owned(),
-            netns: PodNetns::Path(pod.netns.clone()),
-            captured: Captured::ByPrograms(programs(file, pod, workload)),
-        }));
-    }
-    all
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Feeds, mark_when_enrolled};
 use crate::admin::ready::{Gate, Ready};
-use crate::file::schema::Zds;
+use crate::file::schema::Node;
 use crate::identity::Certs;
 use crate::model::pod::PodStatus;
 use crate::model::{PodSpec, World};
@@ -34,13 +34,17 @@ impl Source<'_> {
     /// to until `stop`.
     pub(super) fn open(
         self,
-        cni: Option<&Zds>,
+        node: &Node,
         gate: Gate,
         statuses: watch::Receiver<Vec<PodStatus>>,
         stop: &CancellationToken,
     ) -> Pods {
-        let Some(cni) = cni else {
+        let Some(cni) = &node.zds else {
             let desired = self.feeds.pods.subscribe();
+            if node.xds.is_some() {
+                let (pods, worlds) = (desired.clone(), self.feeds.worlds.subscribe());
+                self.tasks.spawn(keep_certificates(pods, worlds, self.certs.clone()));
+            }
             let wanted = Arc::clone(&desired.borrow());
             self.tasks.spawn(mark_when_enrolled(gate, statuses, wanted));
             return desired;
@@ -62,7 +66,8 @@ async fn keep_certificates(mut pods: Pods, mut worlds: watch::Receiver<Arc<World
         let (wanted, world) = (Arc::clone(&pods.borrow_and_update()), Arc::clone(&worlds.borrow_and_update()));
         let identity = |pod: &Arc<PodSpec>| {
             let workload = world.local_workload(&pod.namespace, &pod.name)?;
-            Some(workload.identity.clone()).filter(|identity| identity.service_account() == pod.service_account)
+            let meant = |account: &str| pod.service_account.is_empty() || account == pod.service_account;
+            Some(workload.identity.clone()).filter(|identity| meant(identity.service_account()))
         };
         certs.keep_only(&wanted.iter().filter_map(identity).collect());
         let changed = tokio::select! {

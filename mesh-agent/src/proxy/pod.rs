@@ -130,7 +130,8 @@ impl Pod {
     pub(super) async fn workload(&self) -> Result<Arc<Workload>, Error> {
         // The ids of a pod and of its workload need not be the same: names tell.
         let spec = &self.local.spec;
-        let same = |found: &&Arc<Workload>| found.identity.service_account() == spec.service_account;
+        let meant = |account: &str| spec.service_account.is_empty() || account == spec.service_account;
+        let same = |found: &&Arc<Workload>| meant(found.identity.service_account());
         let find = |world: &World| world.local_workload(&spec.namespace, &spec.name).filter(same).cloned();
         if let Some(workload) = find(&self.worlds.borrow()) {
             return Ok(workload);

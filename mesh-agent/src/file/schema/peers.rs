@@ -12,6 +12,8 @@ pub struct Ca {
     pub address: String,
     pub root: PathBuf,
     pub token: PathBuf,
+    /// Another name than the address's that the certificate is to have.
+    pub server_name: Option<String>,
 }
 
 /// Where the CNI agent hands over its pods.
