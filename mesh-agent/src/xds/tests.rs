@@ -133,7 +133,7 @@ async fn what_goes_over_the_wire() {
     let status = client.until(Status::synced).await;
     assert!(matches!(status.link, Link::Connected { .. }));
     let addresses = status.kinds.of(Kind::Address);
-    assert_eq!((addresses.resources, addresses.responses, addresses.rejected), (2, 1, 1));
+    assert_eq!((addresses.resources, addresses.responses, addresses.rejected), (3, 1, 1));
     assert_eq!((&*status.refusals[0].name, &*status.refusals[0].reason), ("b", "bad port is bad"));
     let messages: Vec<_> = client.handle.counters.messages().map(|(_, messages, _)| messages).collect();
     assert_eq!(messages, [1, 1, 0]);
