@@ -32,6 +32,7 @@ pub mod session;
 mod status;
 
 pub use apply::Mesh;
+pub use asked::Asking;
 pub use client::{Client, Handle};
 pub use config::{BadConfig, Config, Node, Security};
 pub use connect::ConnectError;

@@ -37,7 +37,7 @@ pub(super) enum Answer {
 /// What asking for a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asking {
-    /// To a response: [`Received::answered`](super::session::Received) will name the key.
+    /// To a response: `answered` of what [`receive`](super::session::Session::receive) returns will name the key.
     Waits,
     /// What is held is all that there is to know.
     Answered,

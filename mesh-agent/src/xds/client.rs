@@ -1,5 +1,7 @@
 //! The client: one task that keeps a stream to istiod open and lets the session have what comes.
 
+use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +14,7 @@ use tonic::{Code, Status as GrpcStatus};
 
 use super::backoff::Backoff;
 use super::config::{BadConfig, Config};
-use super::connect::{self, ConnectError};
+use super::connect::{self, ConnectError, with_sources};
 use super::demand::{Demand, Question, Waiting};
 use super::kind::PerKind;
 use super::nack;
@@ -34,7 +36,7 @@ const LARGE: usize = 64 << 10;
 /// A client that is not connected yet.
 #[derive(Debug)]
 pub struct Client<A> {
-    config: Config,
+    config: Arc<Config>,
     session: Session,
     apply: A,
     questions: mpsc::Receiver<Question>,
@@ -56,7 +58,7 @@ pub struct Handle {
 enum Ended {
     #[error(transparent)]
     Unreachable(#[from] ConnectError),
-    #[error("istiod ended the stream: {}: {}{}", .0.code(), nack::cut(.0.message()), hint(.0))]
+    #[error("{}: {}: {}{}", who(.0), .0.code(), with_sources(nack::cut(.0.message()).to_owned(), .0), hint(.0))]
     Failed(Box<GrpcStatus>),
     #[error("istiod ended the stream, as it does from time to time")]
     Complete,
@@ -73,11 +75,11 @@ impl<A: Apply> Client<A> {
         let session = Session::new(&config.node, config.addresses);
         let synced = PerKind::new(|kind| KindStatus { synced: session.synced(kind), ..KindStatus::default() });
         let (status, reader) = watch::channel(Status::new(config.address.clone(), synced));
-        let (demand, questions) = Demand::new(config.patience);
+        let (demand, questions) = Demand::new(config.addresses, config.patience);
         let counters = Arc::new(Counters::default());
         let handle = Handle { demand, status: reader, counters: Arc::clone(&counters) };
         let waiting = Waiting::default();
-        Ok((Self { config, session, apply, questions, waiting, status, counters }, handle))
+        Ok((Self { config: Arc::new(config), session, apply, questions, waiting, status, counters }, handle))
     }
 
     /// Runs for as long as it is polled. Responses are applied in place, on the runtime's own threads.
@@ -88,7 +90,18 @@ impl<A: Apply> Client<A> {
             self.session.lost();
             let wait = backoff.ended(ended.termination(), lasted, fastrand::f64());
             self.ended(&ended, wait);
-            sleep(wait).await;
+            self.meanwhile(sleep(wait)).await;
+        }
+    }
+
+    /// Waits for what has to do with no stream. Who asks for what is known already gets the answer all the same.
+    async fn meanwhile<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        loop {
+            tokio::select! {
+                output = &mut future => return output,
+                Some(question) = self.questions.recv() => self.ask(question),
+            }
         }
     }
 
@@ -96,7 +109,8 @@ impl<A: Apply> Client<A> {
     async fn stream(&mut self) -> (Ended, Duration) {
         self.status.send_modify(|status| status.link = Link::Connecting { since: SystemTime::now() });
         let (requests, queue) = mpsc::channel(QUEUE);
-        let mut incoming = match connect::open(&self.config, queue).await {
+        let config = Arc::clone(&self.config);
+        let mut incoming = match self.meanwhile(connect::open(&config, queue)).await {
             Ok(incoming) => incoming,
             Err(error) => return (error.into(), Duration::ZERO),
         };
@@ -211,6 +225,11 @@ fn usual(status: &GrpcStatus) -> bool {
     let text = status.message().to_ascii_lowercase();
     matches!(status.code(), Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
         || status.code() == Code::Unavailable && (text.contains("transport is closing") || text.contains("goaway"))
+}
+
+/// A status that istiod sent has no source.
+fn who(status: &GrpcStatus) -> &'static str {
+    if status.source().is_some() { "the connection to istiod broke" } else { "istiod ended the stream" }
 }
 
 /// The likely cause.

@@ -43,7 +43,7 @@ pub enum ConnectError {
     NoRoot(PathBuf),
     #[error("the token in {} is not printable text", .0.display())]
     Token(PathBuf),
-    #[error("cannot reach istiod at {address}{trusting}: {}{}", chain(cause), hint(cause))]
+    #[error("cannot reach istiod at {address}{trusting}: {}{}", with_sources(cause.to_string(), cause), hint(cause))]
     Unreachable { address: String, trusting: String, cause: tonic::transport::Error },
     #[error("cannot reach istiod at {address}: no connection within {SETUP:?}")]
     InTime { address: String },
@@ -170,14 +170,12 @@ impl Incoming {
     }
 }
 
-/// tonic's errors say what went wrong only in their sources.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+/// tonic's errors say what went wrong only in their sources. Adds to `text` those that are not in it already.
+pub(super) fn with_sources(mut text: String, error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let own = cause.to_string();
-        // Some texts have their source's in them already.
-        if !text.ends_with(&own) {
+        if !text.contains(&own) {
             text = format!("{text}: {own}");
         }
         source = cause.source();

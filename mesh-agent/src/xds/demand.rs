@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::asked::Asking;
-use super::session::Session;
+use super::session::{Mode, Session};
 
 /// Questions that the client has not looked at yet; more of them wait at the door.
 const QUEUE: usize = 256;
@@ -18,6 +18,7 @@ const WAITING: usize = 10_000;
 /// A handle for asking. Clones ask the same client.
 #[derive(Clone, Debug)]
 pub struct Demand {
+    mode: Mode,
     door: mpsc::Sender<Question>,
     patience: Duration,
 }
@@ -42,15 +43,18 @@ pub(super) struct Question {
 type Answer = oneshot::Sender<Result<(), NotAnswered>>;
 
 impl Demand {
-    pub(super) fn new(patience: Duration) -> (Self, mpsc::Receiver<Question>) {
+    pub(super) fn new(mode: Mode, patience: Duration) -> (Self, mpsc::Receiver<Question>) {
         let (door, questions) = mpsc::channel(QUEUE);
-        (Self { door, patience }, questions)
+        (Self { mode, door, patience }, questions)
     }
 
     /// Waits until what the key leads to has been applied, if it leads anywhere: then what is held says all there is to
     /// know about it. Keys are `<network>/<ip>`, `<namespace>/<hostname>`, uids of workloads. Where everything is
     /// subscribed there is nothing to wait for.
     pub async fn wanted(&self, key: &str) -> Result<(), NotAnswered> {
+        if self.mode == Mode::Wildcard {
+            return Ok(());
+        }
         let (answer, answered) = oneshot::channel();
         let question = Question { key: key.into(), answer };
         let asking = async {

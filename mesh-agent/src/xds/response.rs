@@ -13,8 +13,9 @@ use crate::proto::discovery;
 
 /// Reads the bodies of resources, and puts what they say into force.
 pub trait Apply: Send {
-    /// Applies the whole response, but for the resources that it returns: of those, the former self stays in force, if
-    /// there was one. Removals come first. When this returns, the rest is in force, and the server will be told so.
+    /// Applies the whole response, but for the resources that it returns: of those, the former self stays in force, or
+    /// something else until they are corrected; their removal will be told as well. Removals come first. When this returns,
+    /// the rest is in force, and the server will be told so.
     fn apply(&mut self, response: Response<'_>) -> Vec<Rejected>;
 }
 

@@ -127,7 +127,7 @@ impl Session {
         subscription.synced || subscription.mode == Mode::OnDemand
     }
 
-    /// How many resources of this kind are held.
+    /// How many resources of this kind are held; those whose newest version was rejected count.
     pub fn held(&self, kind: Kind) -> usize {
         self.kinds.of(kind).held.len()
     }
@@ -266,11 +266,6 @@ impl Subscription {
         let names: HashSet<_> = rejected.iter().map(|rejected| Arc::clone(&rejected.name)).collect();
         let accepted = ledger.unchanged + ledger.offered.iter().filter(|(name, _)| !names.contains(name)).count();
         ledger.answered.iter().for_each(|key| self.asked.answer(key, Answer::Known));
-        if self.mode == Mode::OnDemand {
-            // The server has these subscribed, whether we hold anything of them or not.
-            let refused = ledger.offered.iter().map(|(name, _)| name).filter(|name| names.contains(*name));
-            refused.for_each(|name| self.asked.answer(name, Answer::Known));
-        }
         self.held.commit(ledger.offered, &names);
         let answered = answered.into_iter().chain(ledger.answered).collect();
         Received { kind: Some(kind), accepted, removed: removed.len(), rejected, answered }

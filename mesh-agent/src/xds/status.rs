@@ -40,7 +40,7 @@ pub enum Link {
 pub struct KindStatus {
     /// There was a response since the agent's start, or none has to be waited for.
     pub synced: bool,
-    /// Held.
+    /// Held, with those whose newest version was rejected.
     pub resources: usize,
     pub responses: u64,
     /// Resources rejected since the agent's start.

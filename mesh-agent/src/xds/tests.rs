@@ -133,7 +133,7 @@ async fn what_goes_over_the_wire() {
     let status = client.until(Status::synced).await;
     assert!(matches!(status.link, Link::Connected { .. }));
     let addresses = status.kinds.of(Kind::Address);
-    assert_eq!((addresses.resources, addresses.responses, addresses.rejected), (2, 1, 1));
+    assert_eq!((addresses.resources, addresses.responses, addresses.rejected), (3, 1, 1));
     assert_eq!((&*status.refusals[0].name, &*status.refusals[0].reason), ("b", "bad port is bad"));
     let messages: Vec<_> = client.handle.counters.messages().map(|(_, messages, _)| messages).collect();
     assert_eq!(messages, [1, 1, 0]);
@@ -181,7 +181,9 @@ async fn an_istiod_that_goes_away_in_the_middle_of_a_response_changes_nothing() 
     call.send(response(Kind::Address, "m", &resources, &[])).await;
     client.until(|status| matches!(status.link, Link::Waiting { .. })).await;
     assert_eq!(client.shelf.pages(), ["a=x"]);
-    assert!(client.handle.status.borrow().synced(), "what was in force stays in force");
+    let status = client.handle.status.borrow().clone();
+    assert!(status.synced(), "what was in force stays in force");
+    assert!(status.last_error.unwrap().1.starts_with("the connection to istiod broke: "));
 
     cut.after(usize::MAX);
     let mut call = istiod.call().await;
@@ -350,9 +352,41 @@ async fn on_demand_nobody_waits_for_ever() {
 }
 
 #[tokio::test]
+async fn on_demand_what_is_known_needs_no_istiod() {
+    let mut istiod = Istiod::new().await;
+    let patience = Duration::from_secs(5);
+    let config = Config { addresses: Mode::OnDemand, patience, ..istiod.config() };
+    let root = root(&config);
+    let client = start(config);
+    let demand = &client.handle.demand;
+    let call = istiod.call().await;
+    call.send(response(Kind::Address, "n", &["a=1=x"], &[])).await;
+    client.has(&["a=x"]).await;
+    let good = std::fs::read(&root).unwrap();
+    std::fs::write(&root, "").unwrap();
+    call.fail(GrpcStatus::internal("x")).await;
+    let mut status = client.handle.status.clone();
+    until(&mut status, |status| status.last_error.as_ref().is_some_and(|(_, text)| text.contains("no certificate")))
+        .await;
+    assert_eq!(timeout(patience / 5, demand.wanted("a")).await, Ok(Ok(())), "at once");
+    let serving = async {
+        std::fs::write(&root, good).unwrap();
+        let mut call = istiod.call().await;
+        call.request().await;
+        call.request().await;
+        assert_eq!(call.request().await.resource_names_subscribe, ["b"]);
+        call.send(response(Kind::Address, "n", &["b=1=y"], &[])).await;
+        call
+    };
+    let (answer, _call) = tokio::join!(demand.wanted("b"), serving);
+    assert_eq!(answer, Ok(()));
+}
+
+#[tokio::test]
 async fn where_everything_is_subscribed_there_is_nothing_to_wait_for() {
     let mut istiod = Istiod::new().await;
     let client = start(istiod.config());
+    assert_eq!(client.handle.demand.wanted("net/10.0.0.1").await, Ok(()));
     let _call = istiod.call().await;
     assert_eq!(client.handle.demand.wanted("net/10.0.0.1").await, Ok(()));
 }
@@ -408,4 +442,24 @@ async fn answers_to_many_responses_come_in_order() {
     };
     tokio::join!(send, read);
     drop(client);
+}
+
+#[tokio::test]
+#[ignore = "takes as long as the limits it is about, 45 s"]
+async fn an_istiod_that_falls_silent_is_given_up() {
+    let mut istiod = Istiod::new().await;
+    let wire = istiod.behind_a_wire().await;
+    let mut client = start(istiod.config());
+    let mut call = istiod.call().await;
+    begin(&mut call).await;
+    wire.hush();
+    let start = std::time::Instant::now();
+    let mut status = client.handle.status.clone();
+    let ended = timeout(Duration::from_secs(60), status.wait_for(|status| status.last_error.is_some())).await;
+    let error = ended.unwrap().unwrap().last_error.clone().unwrap().1;
+    assert!((25..45).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert!(error.starts_with("the connection to istiod broke: "), "{error}");
+    let handshake = client.until(|status| status.last_error.as_ref().is_some_and(|(_, text)| *text != error)).await;
+    let error = handshake.last_error.unwrap().1;
+    assert!(error.contains("cannot reach istiod") && error.contains("TLS handshake timeout"), "{error}");
 }

@@ -168,7 +168,9 @@ fn trap_3_a_refusal_has_code_0_and_the_good_part_is_applied() {
     let (addresses, _) = reopened(&mut session);
     assert_eq!(addresses.initial_resource_versions, versions(&[("a", "2")]), "b and c are not what the server has");
     session.receive(response(Kind::Address, "m", &["b=2=bad port"], &[]), &mut book);
-    assert_eq!(book.last.0, ["c"], "it has gone meanwhile, and was not listed, so that the server could not say so");
+    book.last.0.sort();
+    let reason = "they have gone meanwhile, and were not listed, so that the server could not say so";
+    assert_eq!(book.last.0, ["c", "d"], "{reason}; of d something may stand in");
 }
 
 #[test]
@@ -260,7 +262,7 @@ fn what_is_not_read_is_not_acknowledged() {
     session.receive(response(Kind::Address, "n", &["a=1=x", "b=1=y", "c=1=z"], &[]), &mut book);
     let refusal = requests(&mut session).pop().unwrap().error_detail.unwrap().message;
     assert_eq!(refusal, "b: not read; c: not read");
-    assert_eq!(session.held(Kind::Address), 1);
+    assert_eq!(reopened(&mut session).0.initial_resource_versions, versions(&[("a", "1")]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -181,7 +181,7 @@ impl Istiod {
     pub(super) async fn behind_a_wire(&mut self) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.address = listener.local_addr().unwrap();
-        let wire = Wire { left: Arc::new(AtomicUsize::new(usize::MAX)) };
+        let wire = Wire { left: Arc::new(AtomicUsize::new(usize::MAX)), hushed: Arc::default() };
         let (ours, listens, tasks) = (wire.clone(), self.listens, self.tasks.clone());
         self.tasks.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -197,11 +197,17 @@ impl Istiod {
 #[derive(Clone)]
 pub(super) struct Wire {
     left: Arc<AtomicUsize>,
+    hushed: Arc<AtomicBool>,
 }
 
 impl Wire {
     pub(super) fn after(&self, bytes: usize) {
         self.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Nothing gets through any more, and nothing says so.
+    pub(super) fn hush(&self) {
+        self.hushed.store(true, Ordering::SeqCst);
     }
 
     async fn carry(&self, mut client: TcpStream, mut server: TcpStream) {
@@ -214,6 +220,9 @@ impl Wire {
                 },
                 count = server.read(&mut down) => match count {
                     Ok(count) if count > 0 => {
+                        if self.hushed.load(Ordering::SeqCst) {
+                            continue;
+                        }
                         let left = self.left.load(Ordering::SeqCst);
                         if left < count || client.write_all(&down[..count]).await.is_err() {
                             return;
