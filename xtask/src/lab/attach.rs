@@ -21,7 +21,7 @@ pub(super) fn run(root: &Path) -> Result<()> {
     described::<ForeignNode>("LAB_NODES")?;
     agent::build(root)?;
     let log = root.join(".mesh-lab/attach.log");
-    let pids = keeper::start(root, "hold-attached", &log)?;
+    let pids = keeper::start(root, &["lab", "hold-attached"], &log)?;
     eprintln!("captured; the keeper's log is {}", log.display());
     pids.split_whitespace().try_for_each(|pid| writeln!(output, "{pid}"))?;
     Ok(())
