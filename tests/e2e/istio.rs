@@ -40,6 +40,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("mesh_trap_13_waypoint_that_is_not_there", &MESH, mesh::waypoint_that_is_not_there).limit(LIMIT),
     Case::shared("mesh_config_dump", &MESH, mesh::config_dump).limit(LIMIT),
     Case::fresh("mesh_istiod_away_under_load", of_istiod, mesh::istiod_away_under_load).limit(LIMIT),
+    Case::shared("a_gateway_becomes_a_waypoint", &LAB, discovery::waypoint).limit(LIMIT),
+    Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];
 
@@ -62,4 +64,9 @@ fn pods() -> Topology {
         .pod(Pod::new("stranger", "n1").unknown())
         .pod(Pod::new("server", "n2").namespace("shop").label("app", "server").label("version", "v2"))
         .service(Service::new("web").namespace("shop").port(80, 8080).selects("app", "server"))
+}
+
+/// The same on a network that has a name, and may know of others.
+fn two_networks() -> Topology {
+    topology().kubernetes(kube::Settings::new().network("east"))
 }

@@ -17,11 +17,13 @@ const EFFECT: Duration = Duration::from_secs(1);
 /// And until it must, on a machine that may be busy. More than [`EFFECT`] is said.
 const LIMIT: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(3);
+/// Of a client. An address that nobody knows yet gets no answer at all, and must not hold up the next try.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// One request on a connection of its own: what the server answers.
 fn ask(lab: &Lab, from: &str, to: SocketAddr) -> Result<()> {
     let stream = lab.pod(from).try_connect(to)?;
-    stream.set_read_timeout(Some(SOON))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let answer = exchange(&stream, "hello")?;
     ensure!(answer == "hello", "answered {answer:?}");
     Ok(())

@@ -43,13 +43,8 @@ pub struct Istiod {
 }
 
 impl Istiod {
-    /// Starts it for an API server that has Istio's resources and the namespace [`NAMESPACE`]; waits until it is ready
-    /// and its root certificate is published.
-    pub(super) fn start(
-        ground: &Ground,
-        (settings, trust_domain): (&Settings, &str),
-        kubectl: &Kubectl,
-    ) -> Result<Self> {
+    /// Starts it for an API server that has Istio's resources and the namespace [`NAMESPACE`], without waiting.
+    pub(super) fn start(ground: &Ground, settings: &Settings, trust_domain: &str) -> Result<Self> {
         let daemon = Daemon::new("istiod", ground, ground.tools.program("pilot-discovery"))?;
         let mesh_file = daemon.directory().join("mesh.yaml");
         let istiod = Self {
@@ -61,9 +56,14 @@ impl Istiod {
         };
         istiod.set_mesh(|_| ())?;
         istiod.launch()?;
-        istiod.wait_ready()?;
-        fs::write(&istiod.root, published_root(kubectl)?)?;
         Ok(istiod)
+    }
+
+    /// Waits until it is ready and has published its root certificate, which is then in the file [`Istiod::root`].
+    pub(super) fn wait_published(&self, kubectl: &Kubectl) -> Result<()> {
+        self.wait_ready()?;
+        fs::write(&self.root, published_root(kubectl)?)?;
+        Ok(())
     }
 
     /// Where xDS and the authority are, as nodes and pods reach them.

@@ -17,6 +17,10 @@ const NETWORK: &str = "topology.istio.io/network";
 /// When everything became what it is; nobody compares it with a clock.
 const SINCE: &str = "2026-01-01T00:00:00Z";
 
+/// Of a pod's only container. Nobody ever pulls the image.
+const CONTAINER: &str = "main";
+const IMAGE: &str = "lab";
+
 /// A node's name and addresses.
 pub(super) type Host<'a> = (&'a str, [IpAddr; 2]);
 
@@ -91,10 +95,22 @@ pub(super) fn pod(pod: &Pod) -> Value {
     object
 }
 
-/// What a kubelet would write of a pod that runs on `host`. Empty `addresses` are the host's.
-pub(super) fn status(host: Host<'_>, addresses: &[IpAddr], readiness: Readiness) -> Value {
+/// A node's agent's pod, of which only the status counts.
+pub(super) fn agent_status(host: Host<'_>) -> Value {
+    let mut object = object("Pod", &agent_name(host.0), Some(NAMESPACE));
+    object["status"] = status(host, &host.1, Readiness::Ready);
+    object
+}
+
+/// A pod, of which only the status counts: what a kubelet would write of one that runs on `host`.
+pub(super) fn pod_status(host: Host<'_>, pod: &Pod, readiness: Readiness) -> Value {
+    let mut object = object("Pod", &pod.name, Some(&pod.namespace));
+    object["status"] = status(host, &pod.addresses, readiness);
+    object
+}
+
+fn status(host: Host<'_>, own: &[IpAddr], readiness: Readiness) -> Value {
     let all = |addresses: &[IpAddr]| addresses.iter().map(|address| json!({"ip": address})).collect::<Vec<_>>();
-    let own = if addresses.is_empty() { &host.1 } else { addresses };
     let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|kind| {
         let judged = matches!(kind, "ContainersReady" | "Ready");
         condition(kind, if judged { readiness } else { Readiness::Ready })
@@ -107,6 +123,14 @@ pub(super) fn status(host: Host<'_>, addresses: &[IpAddr], readiness: Readiness)
         "podIP": own.first(),
         "podIPs": all(own),
         "conditions": conditions,
+        "containerStatuses": [{
+            "name": CONTAINER,
+            "image": IMAGE,
+            "imageID": IMAGE,
+            "ready": readiness == Readiness::Ready,
+            "restartCount": 0,
+            "state": {"running": {"startedAt": SINCE}},
+        }],
     })
 }
 
@@ -135,7 +159,7 @@ fn spec(node: &str, account: &str) -> Value {
         "serviceAccountName": account,
         "automountServiceAccountToken": false,
         "terminationGracePeriodSeconds": 0,
-        "containers": [{"name": "main", "image": "lab"}],
+        "containers": [{"name": CONTAINER, "image": IMAGE}],
     })
 }
 
