@@ -27,18 +27,20 @@ use crate::bpf::attach::Mechanism;
 use crate::bpf::facts::{Facts, find_cgroup};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
-use crate::file::schema::{CaptureBy, Node, OnShutdown};
+use crate::dns::{self, Ipv6, Realm, Upstream};
+use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
 use crate::identity::Certs;
 use crate::identity::ca::{CaClient, CaConfig};
 use crate::model::{PodSpec, World};
-use crate::pods::capture::Kernel;
+use crate::pods::capture::{Kernel, Names};
 use crate::pods::driver::{self, Driver, PodStatus, Settings};
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
 use crate::sys::{caps, limits, memory, signal};
 use crate::task::Tasks;
+use crate::telemetry;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 
@@ -145,7 +147,8 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     let facts = attach_facts(node);
     let known = facts.clone().map(|facts| Arc::new(facts::Source::new(facts)) as Arc<dyn KernelFacts>);
     let capture = Kernel::new(pins, &node.run_dir, mechanism, logging, facts)
-        .with_context(|| format!("run_dir {}", node.run_dir.display()))?;
+        .with_context(|| format!("run_dir {}", node.run_dir.display()))?
+        .names(if node.dns.capture { Names::Captured } else { Names::LeftAlone });
     Ok(KernelParts { capture: Arc::new(capture), facts: known })
 }
 
@@ -188,10 +191,29 @@ fn shards(
     facts: Option<Arc<dyn KernelFacts>>,
 ) -> anyhow::Result<(Shards, Threads)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let deps = Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone() };
+    let names = telemetry::dns::Names::default();
+    metrics.register(Box::new(names.clone()));
+    let dns = dns::server::Deps { settings: Arc::new(names_settings(&node.dns)), metrics: names };
+    let deps =
+        Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone(), dns };
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
     Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")
+}
+
+fn names_settings(dns: &schema::Dns) -> dns::Settings {
+    dns::Settings {
+        realm: Realm { domain: dns.domain.to_ascii_lowercase(), preferred_namespace: dns.preferred_namespace.clone() },
+        upstream: match dns.upstream {
+            schema::Upstream::Original => Upstream::Original,
+            schema::Upstream::Node => Upstream::Node,
+        },
+        resolv_conf: dns.resolv_conf.clone(),
+        ipv6: match dns.ipv6 {
+            schema::Ipv6::On => Ipv6::On,
+            schema::Ipv6::Off => Ipv6::Off,
+        },
+    }
 }
 
 /// The configuration in force, and its parts for those who need only one.

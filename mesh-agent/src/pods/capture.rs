@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use mesh_common::abi::{DNS_PORT, HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use mesh_common::maps::{ListenerIndex, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
 
 use super::namespace;
@@ -17,6 +17,7 @@ use crate::bpf::facts::{Facts, Watched, address};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::bpf::{BpfError, counters};
+use crate::dns::server::Sockets;
 use crate::model::{PodSpec, WhenDown};
 use crate::proxy::shard::PodListeners;
 use crate::sys::netlink::{Change, LO_NAME, clsact, interface_index};
@@ -78,6 +79,14 @@ pub trait Capture: Send + Sync + 'static {
     fn counters(&self, uid: &str) -> Vec<(&'static str, u64)>;
 }
 
+/// Whether what pods ask name servers is captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Names {
+    #[default]
+    Captured,
+    LeftAlone,
+}
+
 /// The real kernel.
 #[derive(Debug)]
 pub struct Kernel {
@@ -85,6 +94,7 @@ pub struct Kernel {
     records: Records,
     mechanism: Mechanism,
     logging: Logging,
+    names: Names,
     facts: Option<Arc<Facts>>,
     /// Cookies of the enrolled pods' namespaces, by uid. Only the driver comes here, one pod at a time.
     cookies: Mutex<HashMap<String, u64>>,
@@ -100,7 +110,14 @@ impl Kernel {
         facts: Option<Arc<Facts>>,
     ) -> io::Result<Self> {
         let records = Records::open(run_dir)?;
-        Ok(Self { pins, records, mechanism, logging, facts, cookies: Mutex::default() })
+        Ok(Self { pins, records, mechanism, logging, names: Names::default(), facts, cookies: Mutex::default() })
+    }
+
+    /// What happens to the queries of pods that are enrolled from now on.
+    #[must_use]
+    pub fn names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
     }
 
     /// How programs are attached.
@@ -203,13 +220,15 @@ impl Kernel {
             Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?),
         };
-        loaded.configure(&config(spec, phase)?)?;
+        loaded.configure(&config(spec, phase, self.names)?)?;
         if let Some(first) = listeners.first() {
-            loaded.listen_with([
+            let names = first.dns.iter().map(|sockets| (ListenerIndex::Dns, sockets.listener()));
+            let listeners = [
                 (ListenerIndex::Outbound, &first.outbound),
                 (ListenerIndex::Plaintext, &first.plaintext),
                 (ListenerIndex::Hbone, &first.hbone),
-            ])?;
+            ];
+            loaded.listen_with(&listeners.into_iter().chain(names).collect::<Vec<_>>())?;
         }
         attach::attach_lookup(&mut loaded, netns.as_fd(), &pins)?;
         attach::attach(&mut loaded, &spec.interface, &pins, self.mechanism)?;
@@ -221,7 +240,7 @@ impl Kernel {
             let older = namespace::older_flows().map_err(system("listing open connections"))?;
             loaded.leave_alone(&older)?;
         }
-        loaded.configure(&config(spec, Phase::Strict)?)?;
+        loaded.configure(&config(spec, Phase::Strict, self.names)?)?;
         Ok(loaded.origin)
     }
 
@@ -250,7 +269,7 @@ impl Capture for Kernel {
         let cookie = netns.run(|| self.inspect(spec)).map_err(entering(&spec.netns))??;
         let before = self.before(spec, cookie)?;
         let inside = || -> Result<_, CaptureError> {
-            let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
+            let listeners = (0..shards).map(|_| open_listeners(self.names)).collect::<Result<Vec<_>, _>>()?;
             self.prepare(spec, cookie).map_err(system("preparing the pod's namespace"))?;
             let origin = self.start(spec, &netns, &listeners, before)?;
             Ok((listeners, origin))
@@ -273,7 +292,7 @@ impl Capture for Kernel {
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config(spec, Phase::Strict)?)?)
+        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config(spec, Phase::Strict, self.names)?)?)
     }
 
     fn release(&self, uid: &str) -> Result<(), CaptureError> {
@@ -341,9 +360,14 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {
     move |cause| CaptureError::System { what, cause }
 }
 
-fn open_listeners() -> Result<PodListeners, CaptureError> {
-    let open = |port| listen(port).map_err(|cause| CaptureError::Listen { port, cause });
-    Ok(PodListeners { outbound: open(OUTBOUND_PORT)?, plaintext: open(PLAINTEXT_PORT)?, hbone: open(HBONE_PORT)? })
+fn open_listeners(names: Names) -> Result<PodListeners, CaptureError> {
+    let failed = |port| move |cause| CaptureError::Listen { port, cause };
+    let open = |port| listen(port).map_err(failed(port));
+    let dns = match names {
+        Names::Captured => Some(Sockets::open().map_err(failed(DNS_PORT))?),
+        Names::LeftAlone => None,
+    };
+    Ok(PodListeners { outbound: open(OUTBOUND_PORT)?, plaintext: open(PLAINTEXT_PORT)?, hbone: open(HBONE_PORT)?, dns })
 }
 
 fn phase_of(config: &PodConfig) -> Phase {
@@ -352,8 +376,9 @@ fn phase_of(config: &PodConfig) -> Phase {
     if config.phase == Phase::Learning as u32 { Phase::Learning } else { Phase::Strict }
 }
 
-fn config(spec: &PodSpec, phase: Phase) -> Result<PodConfig, CaptureError> {
-    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, ..PodConfig::EMPTY };
+fn config(spec: &PodSpec, phase: Phase, names: Names) -> Result<PodConfig, CaptureError> {
+    let dns = u32::from(names == Names::Captured);
+    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, dns, ..PodConfig::EMPTY };
     if spec.probe_ports.len() > MAX_PROBE_PORTS {
         return Err(CaptureError::TooManyProbes(spec.probe_ports.len()));
     }

@@ -15,6 +15,7 @@ use tokio::task::LocalSet;
 
 use super::pod::Pod;
 use super::record::Books;
+use crate::dns::server::{self as dns, Life};
 use crate::identity::Certs;
 use crate::model::{PodSpec, World};
 use crate::sys::netns::Netns;
@@ -40,6 +41,8 @@ pub struct PodListeners {
     pub outbound: TcpListener,
     pub plaintext: TcpListener,
     pub hbone: TcpListener,
+    /// None if the pod's queries are not captured.
+    pub dns: Option<dns::Sockets>,
 }
 
 /// What every shard is given.
@@ -49,6 +52,7 @@ pub struct Deps {
     pub network: Arc<str>,
     pub worlds: watch::Receiver<Arc<World>>,
     pub certs: Certs,
+    pub dns: dns::Deps,
 }
 
 /// Handle on all shards. Clones share them.
@@ -76,6 +80,7 @@ pub(super) struct Shared {
     pub(super) network: Arc<str>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
+    dns: Rc<dns::Shard>,
     pub(super) books: Rc<Books>,
     /// Handshakes that may go on at once: whoever is not authenticated yet gets a share of the shard, no more.
     pub(super) handshakes: Rc<Semaphore>,
@@ -182,6 +187,7 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
         network: deps.network,
         worlds,
         certs: deps.certs,
+        dns: Rc::new(dns::Shard::new(&deps.dns)),
         books,
         handshakes: Rc::new(Semaphore::new(HANDSHAKES)),
     };
@@ -211,16 +217,30 @@ fn serve(
     shared: &Shared,
     pods: &mut HashMap<Arc<str>, Rc<Pod>>,
     local: LocalPod,
-    listeners: PodListeners,
+    mut listeners: PodListeners,
 ) -> io::Result<()> {
     let cookie = netns_cookie(listeners.hbone.as_fd())?;
     let uid = Arc::clone(&local.spec.uid);
     let pod = Pod::new(local, cookie, shared);
+    if let Some(sockets) = listeners.dns.take() {
+        shared.dns.serve(answers_names(&pod), sockets)?;
+    }
     pod.serve(listeners)?;
     if let Some(former) = pods.insert(uid, pod) {
         drop(tokio::task::spawn_local(async move { former.retire(SUPERSEDED).await }));
     }
     Ok(())
+}
+
+/// What the DNS service needs of a pod.
+fn answers_names(pod: &Pod) -> dns::Local<World> {
+    let LocalPod { spec, netns } = &pod.local;
+    dns::Local {
+        uid: Arc::clone(&spec.uid),
+        worlds: pod.worlds.clone(),
+        outlet: Box::new(netns.clone()),
+        life: Life { tasks: pod.tasks.clone(), stop: pod.leaving.clone(), cut: pod.cut.clone() },
+    }
 }
 
 /// A watch of this shard's own, fed from the shared one: reading it per connection touches no other shard's cache line.
