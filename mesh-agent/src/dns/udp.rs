@@ -18,6 +18,9 @@ use crate::sys::datagram::{Answers, receive};
 /// Datagrams that are taken before others on the shard have their turn.
 const BATCH: usize = 64;
 
+/// Datagrams that are still taken when the pod's life ends.
+const LAST_ONES: usize = 1024;
+
 /// How long to wait when a socket cannot be read.
 const BROKEN: Duration = Duration::from_millis(50);
 
@@ -34,7 +37,14 @@ pub(super) async fn serve<D: Directory + 'static>(desk: Rc<Desk<D>>, socket: Udp
     loop {
         let ready = tokio::select! {
             ready = socket.readable() => ready,
-            () = desk.life.stop.cancelled() => return,
+            () = desk.life.stop.cancelled() => {
+                // What has come to us already will not be answered by anybody else.
+                let mut left = LAST_ONES;
+                while left > 0 && desk.take(socket.as_fd()).is_ok() {
+                    left -= 1;
+                }
+                return;
+            }
         };
         let mut taken = ready;
         for _ in 0..BATCH {
