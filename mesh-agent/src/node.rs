@@ -205,13 +205,13 @@ fn names_settings(dns: &schema::Dns) -> dns::Settings {
     dns::Settings {
         realm: Realm { domain: dns.domain.to_ascii_lowercase(), preferred_namespace: dns.preferred_namespace.clone() },
         upstream: match dns.upstream {
-            schema::Upstream::Original => Upstream::Original,
-            schema::Upstream::Node => Upstream::Node,
+            schema::dns::Upstream::Original => Upstream::Original,
+            schema::dns::Upstream::Node => Upstream::Node,
         },
         resolv_conf: dns.resolv_conf.clone(),
         ipv6: match dns.ipv6 {
-            schema::Ipv6::On => Ipv6::On,
-            schema::Ipv6::Off => Ipv6::Off,
+            schema::dns::Ipv6::On => Ipv6::On,
+            schema::dns::Ipv6::Off => Ipv6::Off,
         },
     }
 }

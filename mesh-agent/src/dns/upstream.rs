@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn too_long_for_the_client() {
-        let asked = with_edns(message("www.example.org", RecordType::A), 600, true).to_vec().unwrap();
+        let asked = with_edns(message("www.example.org", RecordType::A), 600).to_vec().unwrap();
         let query = Query::read(&asked, Transport::Udp).unwrap();
         let request = Request::new(&asked);
         let answer = answer_to(&request, |answer| records(answer, 100));

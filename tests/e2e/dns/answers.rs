@@ -127,15 +127,18 @@ pub(super) fn too_long(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// What makes something else of a query.
+type Change = fn(&mut Message);
+
 /// Each is answered by its own code, and nothing is sent to what has no answer.
 pub(super) fn no_queries(lab: &Lab) -> Result<()> {
     let (client, server) = (lab.pod("client"), nowhere()?[0]);
-    let refused = |change: fn(&mut Message)| -> Result<String> {
+    let refused = |change: Change| -> Result<String> {
         let mut message = query("web", A)?;
         change(&mut message);
         Ok(exchange(client, server, &message, Over::Udp)?.to_string())
     };
-    let changes: [(&str, fn(&mut Message)); 4] = [
+    let changes: [(&str, Change); 4] = [
         ("NotImp", |message| message.metadata.op_code = OpCode::Update),
         ("FormErr", |message| message.metadata.message_type = MessageType::Response),
         ("FormErr", |message| message.queries.clear()),

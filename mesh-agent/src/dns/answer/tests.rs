@@ -7,7 +7,7 @@ use hickory_proto::rr::RecordType;
 use proptest::prelude::*;
 
 use super::{addresses, failed, truncated};
-use crate::dns::query::tests::{message, with_edns};
+use crate::dns::query::tests::{dnssec_ok, message, with_edns};
 use crate::dns::query::{Query, Transport};
 
 fn query(asked: &Message, transport: Transport) -> Query {
@@ -47,7 +47,7 @@ fn an_alias_has_a_name_of_its_own() {
 
 #[test]
 fn no_address_is_an_answer_too() {
-    let asked = with_edns(message("web.shop", RecordType::AAAA), 4096, true);
+    let asked = with_edns(message("web.shop", RecordType::AAAA), 4096);
     for alias in [None, Some("web")] {
         let answer = addresses(&query(&asked, Transport::Udp), &[], alias).unwrap();
         let answer = Message::from_vec(&answer).unwrap();
@@ -59,7 +59,9 @@ fn no_address_is_an_answer_too() {
 #[test]
 fn edns_is_answered_in_kind() {
     for (payload, told) in [(512, 512), (1232, 1232), (4096, 4096), (u16::MAX, u16::MAX)] {
-        let asked = query(&with_edns(message("web", RecordType::A), payload, payload > 4000), Transport::Udp);
+        let plain = with_edns(message("web", RecordType::A), payload);
+        let asked = if payload > 4000 { dnssec_ok(plain) } else { plain };
+        let asked = query(&asked, Transport::Udp);
         for answer in [addresses(&asked, &v4(1), None), failed(&asked, ResponseCode::ServFail)] {
             let edns = Message::from_vec(&answer.unwrap()).unwrap().edns.unwrap();
             assert_eq!((edns.max_payload(), edns.version(), edns.flags().dnssec_ok), (told, 0, payload > 4000));
@@ -80,7 +82,7 @@ fn failures_repeat_the_question() {
 fn what_does_not_fit() {
     let asked = message("web.shop", RecordType::A);
     let (udp, tcp) = (query(&asked, Transport::Udp), query(&asked, Transport::Tcp));
-    let large = query(&with_edns(message("web.shop", RecordType::A), 1232, false), Transport::Udp);
+    let large = query(&with_edns(message("web.shop", RecordType::A), 1232), Transport::Udp);
     // 12 for the header, 14 for the question, 16 for each record that names it by a pointer, 11 for EDNS.
     for (query, fit) in [(&udp, (512 - 26) / 16), (&large, (1232 - 26 - 11) / 16), (&tcp, 500)] {
         let bytes = addresses(query, &v4(500), None).unwrap();
@@ -107,7 +109,7 @@ proptest! {
     ) {
         let (kind, all) = if sixes { (RecordType::AAAA, v6(count)) } else { (RecordType::A, v4(count)) };
         let plain = message(&name, kind);
-        let asked = payload.map_or(plain.clone(), |payload| with_edns(plain, payload, false));
+        let asked = payload.map_or(plain.clone(), |payload| with_edns(plain, payload));
         let [udp, tcp] = [Transport::Udp, Transport::Tcp].map(|transport| query(&asked, transport));
         let [cut, whole] = [&udp, &tcp].map(|query| addresses(query, &all, alias.as_deref()).unwrap());
         prop_assert!(cut.len() <= udp.limit());

@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -14,6 +13,7 @@ use hickory_proto::rr::{RData, Record, RecordType};
 use super::{Failure, Outlet, forward};
 use crate::dns::query::tests::{message, with_edns};
 use crate::dns::query::{Query, Transport};
+use crate::sys::thread::spawn;
 
 /// This test's own namespace, without a mark, which takes no privilege.
 struct Here;
@@ -53,7 +53,7 @@ impl Server {
         };
         let server = Self { address: listener.local_addr().unwrap(), asked: Default::default() };
         let [by_udp, by_tcp] = server.asked.clone();
-        thread::spawn(move || {
+        drop(spawn("udp", move || {
             let mut buffer = [0; 2000];
             while let Ok((length, client)) = socket.recv_from(&mut buffer) {
                 by_udp.fetch_add(1, Ordering::Relaxed);
@@ -61,8 +61,8 @@ impl Server {
                     socket.send_to(&answer.to_vec().unwrap(), client).unwrap();
                 }
             }
-        });
-        thread::spawn(move || {
+        }));
+        drop(spawn("tcp", move || {
             for stream in listener.incoming() {
                 by_tcp.fetch_add(1, Ordering::Relaxed);
                 let mut stream = stream.unwrap();
@@ -76,7 +76,7 @@ impl Server {
                     stream.write_all(&answer).unwrap();
                 }
             }
-        });
+        }));
         server
     }
 
@@ -118,7 +118,7 @@ fn closed() -> SocketAddr {
 
 async fn ask(servers: &[SocketAddr], payload: Option<u16>, transport: Transport) -> Result<Message, Failure> {
     let plain = message("www.example.org", RecordType::A);
-    let asked = payload.map_or(plain.clone(), |payload| with_edns(plain, payload, false));
+    let asked = payload.map_or(plain.clone(), |payload| with_edns(plain, payload));
     let bytes = asked.to_vec().unwrap();
     let query = Query::read(&bytes, transport).unwrap();
     let answer = forward(&Here, servers, &query, &bytes).await?;

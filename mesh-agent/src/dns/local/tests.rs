@@ -89,10 +89,10 @@ proptest! {
         // A query with one question, mostly, so that more than the header is tried.
         bytes[2..12].copy_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
         bytes.extend([0, 0, kind, 0, 1]);
-        if let Ok(query) = Query::read(&bytes, Transport::Udp) {
-            if let Some(answer) = answer(&directory(), &query, &CLIENT, (&realm(), Ipv6::On)) {
-                prop_assert_eq!(&answer[..2], &bytes[..2]);
-            }
+        if let Ok(query) = Query::read(&bytes, Transport::Udp)
+            && let Some(answer) = answer(&directory(), &query, &CLIENT, (&realm(), Ipv6::On))
+        {
+            prop_assert_eq!(&answer[..2], &bytes[..2]);
         }
     }
 }

@@ -8,12 +8,19 @@ use proptest::prelude::*;
 use super::{Client, Directory, Family, Listed, Realm, addresses, find};
 use crate::dns::names::Host;
 
+/// Where a service is seen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Everywhere,
+    Within,
+}
+
 /// A service of paper.
 #[derive(Clone, Debug)]
 pub(in crate::dns) struct Entry {
     namespace: String,
     hostname: String,
-    private: bool,
+    seen: Seen,
     canonical: bool,
     vips: Vec<(String, IpAddr)>,
     endpoints: Vec<Vec<IpAddr>>,
@@ -44,7 +51,7 @@ impl Listed for &Entry {
     }
 
     fn is_visible_from(&self, namespace: &str) -> bool {
-        !self.private || self.namespace == namespace
+        self.seen == Seen::Everywhere || self.namespace == namespace
     }
 
     fn is_canonical(&self) -> bool {
@@ -69,7 +76,7 @@ pub(in crate::dns) fn entry(namespace: &str, hostname: &str, vips: &[&str]) -> E
     Entry {
         namespace: namespace.to_owned(),
         hostname: hostname.to_owned(),
-        private: false,
+        seen: Seen::Everywhere,
         canonical: hostname.ends_with(".svc.cluster.local"),
         vips: vips.iter().map(vip).collect(),
         endpoints: Vec::new(),
@@ -78,7 +85,7 @@ pub(in crate::dns) fn entry(namespace: &str, hostname: &str, vips: &[&str]) -> E
 
 impl Entry {
     fn private(self) -> Self {
-        Self { private: true, ..self }
+        Self { seen: Seen::Within, ..self }
     }
 
     fn canonical(self) -> Self {
@@ -250,7 +257,7 @@ proptest! {
         asked in "[a-c]{1,2}(\\.[ab]){0,2}(\\.svc)?(\\.cluster\\.local)?",
     ) {
         let entry = |(namespace, name, private, vip): &(String, String, bool, bool)| Entry {
-            private: *private,
+            seen: if *private { Seen::Within } else { Seen::Everywhere },
             ..entry(namespace, &format!("{name}.{namespace}.svc.cluster.local"), if *vip { &["10.0.0.1"] } else { &[] })
         };
         let directory = Paper(services.iter().map(entry).collect());

@@ -15,10 +15,17 @@ pub(in crate::dns) fn message(name: &str, kind: RecordType) -> Message {
     message
 }
 
-pub(in crate::dns) fn with_edns(mut message: Message, payload: u16, dnssec_ok: bool) -> Message {
+pub(in crate::dns) fn with_edns(mut message: Message, payload: u16) -> Message {
     let mut edns = Edns::new();
-    edns.set_max_payload(payload).set_dnssec_ok(dnssec_ok);
+    edns.set_max_payload(payload);
     message.set_edns(edns);
+    message
+}
+
+pub(in crate::dns) fn dnssec_ok(mut message: Message) -> Message {
+    if let Some(edns) = &mut message.edns {
+        edns.set_dnssec_ok(true);
+    }
     message
 }
 
@@ -31,7 +38,7 @@ fn refused(bytes: &[u8]) -> Message {
 
 #[test]
 fn a_query_is_read() {
-    let asked = with_edns(message("Web.Example.", RecordType::AAAA), 1232, true);
+    let asked = dnssec_ok(with_edns(message("Web.Example.", RecordType::AAAA), 1232));
     let query = Query::read(&asked.to_vec().unwrap(), Transport::Udp).unwrap();
     assert_eq!(query.question, asked.queries[0]);
     assert_eq!(query.question.name().to_ascii(), "Web.Example.");
@@ -46,7 +53,7 @@ fn a_query_is_read() {
 /// RFC 6891: a smaller payload than 512 means 512.
 #[test]
 fn a_small_payload_is_512() {
-    let mut bytes = with_edns(message("web", RecordType::A), 512, false).to_vec().unwrap();
+    let mut bytes = with_edns(message("web", RecordType::A), 512).to_vec().unwrap();
     let class = bytes.len() - 8;
     assert_eq!(bytes[class..class + 2], 512u16.to_be_bytes());
     bytes[class..class + 2].copy_from_slice(&7u16.to_be_bytes());
@@ -89,7 +96,7 @@ fn what_is_no_query() {
 
 #[test]
 fn what_is_cut_off() {
-    let whole = with_edns(message("web.example", RecordType::A), 1232, false).to_vec().unwrap();
+    let whole = with_edns(message("web.example", RecordType::A), 1232).to_vec().unwrap();
     for length in 0..whole.len() {
         match Query::read(&whole[..length], Transport::Udp) {
             Err(Unreadable::Silence) => assert!(length < 12, "{length}"),
@@ -105,7 +112,7 @@ fn what_is_cut_off() {
 
 #[test]
 fn two_extensions_are_one_too_many() {
-    let mut bytes = with_edns(message("web", RecordType::A), 1232, false).to_vec().unwrap();
+    let mut bytes = with_edns(message("web", RecordType::A), 1232).to_vec().unwrap();
     let extension = bytes[bytes.len() - 11..].to_vec();
     bytes.extend(extension);
     bytes[11] = 2;
@@ -130,7 +137,7 @@ proptest! {
         name in "([a-z]{1,10}\\.){1,6}", kind in any::<u16>(), at in any::<prop::sample::Index>(), with in any::<u8>(),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut bytes = with_edns(message(&name, RecordType::from(kind)), 4096, true).to_vec().unwrap();
+        let mut bytes = with_edns(message(&name, RecordType::from(kind)), 4096).to_vec().unwrap();
         let at = at.index(bytes.len());
         bytes[at] = with;
         let cut = cut.index(bytes.len()) + 1;

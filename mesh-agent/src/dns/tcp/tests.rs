@@ -22,7 +22,7 @@ fn server() -> SocketAddr {
 struct Silence(TcpListener);
 
 impl Silence {
-    fn new() -> Box<dyn Outlet> {
+    fn outlet() -> Box<dyn Outlet> {
         Box::new(Self(TcpListener::bind("127.0.0.1:0").unwrap()))
     }
 }
@@ -41,7 +41,7 @@ impl Outlet for Silence {
 
 /// Runs a conversation with what `client` does at the other end.
 async fn with<T>(client: impl AsyncFnOnce(DuplexStream) -> T) -> T {
-    let (pod, _worlds, _page) = pod("client", Silence::new(), settings(Upstream::Original));
+    let (pod, _worlds, _page) = pod("client", Silence::outlet(), settings(Upstream::Original));
     let (near, far) = duplex(1 << 16);
     let stop = CancellationToken::new();
     let (_, result) = tokio::join!(converse(&pod, far, server(), &stop), client(near));
@@ -152,7 +152,7 @@ async fn garbage_is_refused_or_passed_over() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_leaves_answers_what_was_asked() {
-    let (pod, _worlds, _page) = pod("client", Silence::new(), settings(Upstream::Original));
+    let (pod, _worlds, _page) = pod("client", Silence::outlet(), settings(Upstream::Original));
     let (mut near, far) = duplex(1 << 16);
     let stop = CancellationToken::new();
     let client = async {
