@@ -11,8 +11,10 @@ use serde_saphyr::Spanned;
 use super::duration;
 use super::port::Port;
 pub use dns::Dns;
+use forms::{https, name, shards};
 
 pub mod dns;
+mod forms;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -325,34 +327,6 @@ pub enum Mode {
     Disable,
     Permissive,
     Strict,
-}
-
-fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let address = String::deserialize(deserializer)?;
-    let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(|host| !host.is_empty()));
-    if address.starts_with("https://") && host == Some(true) {
-        return Ok(address);
-    }
-    Err(serde::de::Error::custom(format!(
-        "{address:?} is not of the form https://host:port (the node's token must not be sent in clear)"
-    )))
-}
-
-fn name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    if name.is_empty() { Err(serde::de::Error::custom("a name must not be empty")) } else { Ok(name) }
-}
-
-/// Threads; more than this is a slip of the pen.
-const MOST_SHARDS: usize = 1024;
-
-fn shards<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    match Option::<usize>::deserialize(deserializer)? {
-        Some(count) if !(1..=MOST_SHARDS).contains(&count) => Err(serde::de::Error::custom(format!(
-            "{count} shards; write a number from 1 to {MOST_SHARDS}, or leave it out"
-        ))),
-        count => Ok(count),
-    }
 }
 
 fn root_namespace() -> String {
