@@ -16,6 +16,8 @@ pub mod proto;
 pub mod dns;
 pub mod file;
 pub mod identity;
+pub mod xds;
+pub mod zds;
 // Rank 4: the data path and the kernel's part of it.
 pub mod bpf;
 pub mod proxy;

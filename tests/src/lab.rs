@@ -13,6 +13,7 @@ use crate::agent::Agent;
 use crate::authority::{Authority, Place, replace};
 use crate::binary;
 use crate::eventually::eventually;
+use crate::kube::{Ground, Kube};
 use crate::namespace::Namespace;
 use crate::nginx::Nginx;
 use crate::place::{Node, RunningPod, join, open};
@@ -38,6 +39,7 @@ pub fn require_root() -> Result<()> {
 pub struct Lab {
     // Declared first, dropped first: processes end before their namespaces do.
     nodes: Vec<Node>,
+    kube: Option<Kube>,
     authority: Authority,
     pods: Vec<RunningPod>,
     fabric: Namespace,
@@ -54,9 +56,12 @@ impl Lab {
         topology.assign_addresses();
         let binary = topology.settings.binary.clone().map_or_else(binary::find, Ok)?;
         let claim = Claim::new(&topology.settings.name.clone().unwrap_or_else(fresh_name))?;
-        let lab = Self::build(topology, claim, &binary)?;
+        let mut lab = Self::build(topology, claim, &binary)?;
+        lab.kube = lab.start_kube()?;
         lab.write_files()?;
-        lab.authority.start()?;
+        if lab.kube.is_none() {
+            lab.authority.start()?;
+        }
         if lab.settings.agents == Start::AtOnce {
             lab.start_agents().with_context(|| lab.logs(6))?;
         }
@@ -113,8 +118,18 @@ impl Lab {
         &self.node(name).agent
     }
 
+    /// The authority. It is not started where there is an istiod.
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// Kubernetes and istiod.
+    ///
+    /// # Panics
+    ///
+    /// When the topology did not ask for them.
+    pub fn kube(&self) -> &Kube {
+        self.kube.as_ref().expect("the topology asks for Kubernetes")
     }
 
     /// The host beyond the nodes: pods reach it, and the mesh knows nothing of it. The authority runs there.
@@ -228,6 +243,9 @@ impl Lab {
         self.claim.add_namespaces([pod.name.as_str()].into_iter())?;
         let running = join(&self.claim, &pod, &names, &self.nodes)?;
         self.pods.push(running);
+        if let Some(kube) = &self.kube {
+            kube.add_pod(&pod)?;
+        }
         self.publish(|world| world.pods.push(pod)).map(drop)
     }
 
@@ -279,7 +297,14 @@ impl Lab {
             peer_authentications: peer_authentication,
             ..World::default()
         };
-        Ok(Self { nodes, authority, pods: running, fabric, world: Mutex::new(world), settings, claim })
+        Ok(Self { nodes, kube: None, authority, pods: running, fabric, world: Mutex::new(world), settings, claim })
+    }
+
+    fn start_kube(&self) -> Result<Option<Kube>> {
+        let Some(settings) = &self.settings.kubernetes else { return Ok(None) };
+        let ground = Ground::new(&self.claim, &self.fabric, self.nodes.len(), settings.find_tools()?)?;
+        let nodes = self.nodes.iter().map(|node| (node.name.clone(), node.addresses)).collect();
+        Kube::start(ground, (settings, &self.settings.trust_domain), nodes, &self.world()).map(Some)
     }
 
     /// Writes the authority's file and every node's.
@@ -289,7 +314,11 @@ impl Lab {
         let allowed = self.nodes.iter().map(|node| (node.name.clone(), world.identities(&node.name, domain)));
         self.authority.allow(&allowed.collect::<Vec<_>>())?;
         for node in &self.nodes {
-            let settings = node.settings(&self.settings, self.authority.for_node(&node.name)?);
+            let ca = match &self.kube {
+                Some(kube) => kube.ca(&node.name),
+                None => self.authority.for_node(&node.name)?,
+            };
+            let settings = node.settings(&self.settings, ca);
             let netns = |pod: &Pod| format!("/run/netns/{}-{}", self.claim.name(), pod.name);
             replace(&node.agent.config_file(), &world.render(&node.name, &settings, netns))?;
         }

@@ -36,6 +36,7 @@
 //! | [`server`], [`socket`], [`nginx`] | servers and clients for pods |
 //! | [`attach`] | agents for namespaces that someone else has made |
 //! | [`wire`] | what crosses a link |
+//! | [`kube`](mod@kube) | a Kubernetes API and an istiod for the lab |
 //! | [`sweep`] | removing labs, also those whose process was killed |
 
 pub mod agent;
@@ -45,6 +46,7 @@ pub mod binary;
 pub mod documents;
 pub mod eventually;
 mod http;
+pub mod kube;
 pub mod lab;
 pub mod log;
 pub mod namespace;
@@ -61,6 +63,7 @@ pub mod world;
 
 pub use agent::Agent;
 pub use eventually::eventually;
+pub use kube::Kube;
 pub use lab::{Lab, require_root};
 pub use log::{Line, Log};
 pub use namespace::Namespace;

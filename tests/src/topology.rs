@@ -48,6 +48,8 @@ pub struct Settings {
     pub(crate) certificate_ttl: String,
     /// Further fields of `node` in the agents' files.
     pub(crate) node: Map<String, Value>,
+    /// Kubernetes and istiod, for labs that have them.
+    pub(crate) kubernetes: Option<crate::kube::Settings>,
 }
 
 /// When the agents start.
@@ -84,6 +86,7 @@ impl Topology {
             trust_domain: "cluster.local".to_owned(),
             certificate_ttl: "24h".to_owned(),
             node: Map::new(),
+            kubernetes: None,
         };
         Self {
             nodes: vec!["n1".to_owned(), "n2".to_owned()],
@@ -132,6 +135,13 @@ impl Topology {
     #[must_use]
     pub fn node_setting(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.settings.node.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// A Kubernetes API with the lab's nodes, pods and services in it, and an istiod, which is the agents' authority.
+    #[must_use]
+    pub fn kubernetes(mut self, settings: crate::kube::Settings) -> Self {
+        self.settings.kubernetes = Some(settings);
         self
     }
 

@@ -11,6 +11,8 @@ use crate::topology::{Pod, node_addresses, node_number};
 
 /// The number of the fabric among the nodes.
 pub(crate) const FABRIC: u8 = 254;
+/// The number of the host on which Kubernetes and istiod run, if they do.
+pub(crate) const KUBE: u8 = 253;
 /// The gateway of every pod; each node answers to it.
 const GATEWAY: &str = "169.254.1.1";
 
@@ -83,6 +85,25 @@ pub(crate) fn node(namespace: &Namespace, number: u8, of: u8) -> Result<()> {
     );
     lines.extend((1..=of).filter(|other| *other != number).map(pod_routes));
     batch(Some(namespace), &lines)
+}
+
+/// A further host on the fabric, with an address like a node's. It knows the way to every pod of the `nodes` nodes.
+pub(crate) fn guest(fabric: &Namespace, name: &str, guest: &Namespace, number: u8, nodes: u8) -> Result<()> {
+    let (v4, v6) = node_addresses(number);
+    let link = format!(
+        "link add f{name} type veth peer name eth0 netns {}\n\
+         link set f{name} master br0 up\n",
+        guest.netns()
+    );
+    let mut lines = format!(
+        "link set lo up\n\
+         addr add {v4}/24 dev eth0\n\
+         addr add {v6}/64 dev eth0 nodad\n\
+         link set eth0 up\n"
+    );
+    lines.extend((1..=nodes).map(pod_routes));
+    batch(Some(fabric), &link)?;
+    batch(Some(guest), &lines)
 }
 
 /// A pod and its node's end of the link.

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 pub(crate) mod agent;
 mod attach;
-mod keeper;
+pub(crate) mod keeper;
 mod play;
 pub(crate) mod shop;
 

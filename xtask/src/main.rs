@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod demo;
+mod e2e;
+mod kube;
 mod lab;
 mod proto;
 mod setup;
@@ -33,6 +35,10 @@ enum Command {
     Lab(lab::Args),
     /// Everything: formatting, lints, tidy, unit tests, end-to-end tests on this kernel
     Test(test::Args),
+    /// End-to-end tests that need more than the lab
+    E2e(e2e::Args),
+    /// A real Kubernetes API and istiod for the lab
+    Kube(kube::Args),
     /// Measure the mesh beside no mesh and other peers
     Bench(bench::Args),
     /// Check the house rules that no lint knows
@@ -60,6 +66,8 @@ fn run(root: &std::path::Path, command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(root, &args),
         Command::Lab(args) => lab::run(root, &args),
         Command::Test(args) => test::run(root, &args),
+        Command::E2e(args) => e2e::run(root, &args),
+        Command::Kube(args) => kube::run(root, &args),
         Command::Bench(args) => bench::run(root, &args),
         Command::Tidy => tidy::run(root),
         Command::Proto(args) => proto::run(root, &args),

@@ -55,6 +55,12 @@ pub(crate) fn ensure(root: &Path) -> Result<()> {
     prepare(root, Report::Work)
 }
 
+/// Installs the Debian packages of those programs that are not on the path.
+pub(crate) fn provide(root: &Path, programs: &[(&str, &str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| on_path(program).is_none());
+    install(root, &missing.map(|(_, package)| *package).collect::<Vec<_>>())
+}
+
 fn prepare(root: &Path, report: Report) -> Result<()> {
     let found = |what: String| {
         if report == Report::Everything {
@@ -204,7 +210,7 @@ impl Drop for Idle {
 }
 
 /// The program on the path; system folders count even where a user's path lacks them.
-fn on_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())

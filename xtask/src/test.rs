@@ -100,18 +100,32 @@ fn unit(root: &Path) -> Tally {
 }
 
 fn end_to_end(root: &Path, filter: &str) -> Tally {
-    let agent = match lab::agent::build(root) {
-        Ok(agent) => agent,
-        Err(error) => return check(Err(error)),
-    };
+    match suite(root, "e2e") {
+        Ok(mut tests) => {
+            if !filter.is_empty() {
+                tests.arg(filter);
+            }
+            tests_of("end-to-end tests", &mut tests)
+        }
+        Err(error) => check(Err(error)),
+    }
+}
+
+/// End-to-end tests, to be given filters, having built the agent.
+pub(crate) fn suite(root: &Path, name: &str) -> Result<Command> {
+    let agent = lab::agent::build(root)?;
     // The whole workspace, as for the unit tests: another selection could mean other features, and new builds.
     let mut tests = cargo(root);
-    tests.args(["test", "--workspace", "--test", "e2e", "--locked", "--quiet"]);
+    tests.args(["test", "--workspace", "--test", name, "--locked", "--quiet", "--"]);
     tests.env(mesh_e2e::binary::VARIABLE, agent);
-    if !filter.is_empty() {
-        tests.args(["--", filter]);
-    }
-    tests_of("end-to-end tests", &mut tests)
+    Ok(tests)
+}
+
+/// Runs one suite, and ends with the line that counts.
+pub(crate) fn run_suite(title: &str, tests: &mut Command) -> Result<()> {
+    let tally = tests_of(title, tests);
+    say(tally);
+    if tally.failed > 0 { Err(Failed.into()) } else { Ok(()) }
 }
 
 /// Runs tests, passing on what they print, and counts them by it.

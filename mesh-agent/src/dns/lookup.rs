@@ -1,6 +1,7 @@
 //! Which service a name means, and at which addresses it is (protocol note, sections 9.2 and 7.2). Pure, over a narrow view
 //! of what the mesh knows.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 
@@ -15,8 +16,8 @@ pub trait Directory {
     where
         Self: 'a;
 
-    /// The workload with this uid, if it is known.
-    fn client(&self, uid: &str) -> Option<Client<'_>>;
+    /// The pod's workload, if it is known.
+    fn client(&self, pod: &PodName) -> Option<Client<'_>>;
 
     /// The services of this host name (in lower case) in all namespaces, always in the same order.
     fn named<'a>(&'a self, hostname: &str) -> impl Iterator<Item = Self::Service<'a>>;
@@ -35,6 +36,20 @@ pub trait Listed {
     fn vips(&self) -> impl Iterator<Item = (&str, IpAddr)>;
     /// The addresses of each workload that may be used, as far as health goes.
     fn endpoints(&self) -> impl Iterator<Item = &[IpAddr]>;
+}
+
+/// A pod of this node. An empty service account stands for any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+    pub service_account: String,
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// Who asks.

@@ -11,7 +11,7 @@ use mesh_common::abi::{DNS_PORT, NAME_SERVER_PORT};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::forward::{Outlet, forward};
-use super::lookup::{Client, Directory};
+use super::lookup::{Client, Directory, PodName};
 use super::query::{Query, Transport, Unreadable};
 use super::server::Shard;
 use super::{Upstream, answer, local};
@@ -26,7 +26,7 @@ const MOST_OUTSTANDING: usize = 1024;
 /// A pod whose queries are answered. `D` is what the mesh knows.
 pub(super) struct Pod<D> {
     shard: Rc<Shard>,
-    uid: Arc<str>,
+    name: PodName,
     worlds: watch::Receiver<Arc<D>>,
     outlet: Box<dyn Outlet>,
     outstanding: Arc<Semaphore>,
@@ -62,12 +62,12 @@ enum Answerer {
 impl<D: Directory> Pod<D> {
     pub(super) fn new(
         shard: Rc<Shard>,
-        uid: Arc<str>,
+        name: PodName,
         worlds: watch::Receiver<Arc<D>>,
         outlet: Box<dyn Outlet>,
     ) -> Self {
         let outstanding = Arc::new(Semaphore::new(MOST_OUTSTANDING));
-        Self { shard, uid, worlds, outlet, outstanding, counts: RefCell::default() }
+        Self { shard, name, worlds, outlet, outstanding, counts: RefCell::default() }
     }
 
     /// Whether a message that was sent there is for us: to a name server, or to our own port on loopback, which is how
@@ -109,7 +109,7 @@ impl<D: Directory> Pod<D> {
                 Answerer::NameServer(counts) => counts,
                 Answerer::Nobody => {
                     self.counts(None, &query).requested();
-                    tracing::debug!(pod = %self.uid, "a query is refused: the pod's workload is not known");
+                    tracing::debug!(pod = %self.name, "a query is refused: the pod's workload is not known");
                     return answer::failed(&query, ResponseCode::ServFail);
                 }
             },
@@ -122,7 +122,7 @@ impl<D: Directory> Pod<D> {
             }
             Err(error) => {
                 counts.upstream_failed(started.elapsed());
-                tracing::debug!(pod = %self.uid, name = %query.question.name(), %error, "a query is not answered");
+                tracing::debug!(pod = %self.name, query = %query.question.name(), %error, "a query is not answered");
                 answer::failed(&query, ResponseCode::ServFail)
             }
         }
@@ -130,7 +130,7 @@ impl<D: Directory> Pod<D> {
 
     fn answerer(&self, query: &Query) -> Answerer {
         let world = Arc::clone(&self.worlds.borrow());
-        let Some(client) = world.client(&self.uid) else { return Answerer::Nobody };
+        let Some(client) = world.client(&self.name) else { return Answerer::Nobody };
         let counts = self.counts(Some(&client), query);
         counts.requested();
         let settings = &self.shard.settings;
@@ -143,7 +143,7 @@ impl<D: Directory> Pod<D> {
     /// A pod may ask a moment before the configuration knows it.
     async fn arrival(&self, query: &Query) -> Answerer {
         let mut worlds = self.worlds.clone();
-        let arrival = worlds.wait_for(|world| world.client(&self.uid).is_some());
+        let arrival = worlds.wait_for(|world| world.client(&self.name).is_some());
         match tokio::time::timeout(ARRIVAL, async { arrival.await.is_ok() }).await {
             Ok(true) => self.answerer(query),
             Ok(false) | Err(_) => Answerer::Nobody,

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::forward::Outlet;
-use super::lookup::Directory;
+use super::lookup::{Directory, PodName};
 use super::pod::Pod;
 use super::resolv::NodeServers;
 use super::udp::Desk;
@@ -55,7 +55,7 @@ impl Sockets {
 
 /// A pod to be served. `D` is what the mesh knows.
 pub struct Local<D> {
-    pub uid: Arc<str>,
+    pub name: PodName,
     pub worlds: watch::Receiver<Arc<D>>,
     /// Where name servers are asked from: the pod's namespace.
     pub outlet: Box<dyn Outlet>,
@@ -95,9 +95,9 @@ impl Shard {
 
     /// Starts answering a pod's queries.
     pub fn serve<D: Directory + 'static>(self: &Rc<Self>, local: Local<D>, sockets: Sockets) -> io::Result<()> {
-        let Local { uid, worlds, outlet, life } = local;
+        let Local { name, worlds, outlet, life } = local;
         let listener = tokio::net::TcpListener::from_std(sockets.listener)?;
-        let pod = Rc::new(Pod::new(Rc::clone(self), uid, worlds, outlet));
+        let pod = Rc::new(Pod::new(Rc::clone(self), name, worlds, outlet));
         life.tasks.spawn_local(tcp::serve(Rc::clone(&pod), listener, life.clone()));
         let tasks = life.tasks.clone();
         let desk = Rc::new(Desk { shard: Rc::clone(self), pod, answers: sockets.answers, life });
@@ -115,6 +115,6 @@ impl Shard {
 
 impl<D> fmt::Debug for Local<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Local").field("uid", &self.uid).finish_non_exhaustive()
+        f.debug_struct("Local").field("name", &self.name).finish_non_exhaustive()
     }
 }

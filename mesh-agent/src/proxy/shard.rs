@@ -13,8 +13,10 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use super::names::Names;
 use super::pod::Pod;
 use super::record::Books;
+use crate::dns::lookup::PodName;
 use crate::dns::server::{self as dns, Life};
 use crate::identity::Certs;
 use crate::model::{PodSpec, World};
@@ -79,11 +81,13 @@ enum Order {
 pub(super) struct Shared {
     pub(super) network: Arc<str>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
+    pub(super) verdicts: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
     dns: Rc<dns::Shard>,
     pub(super) books: Rc<Books>,
     /// Handshakes that may go on at once: whoever is not authenticated yet gets a share of the shard, no more.
     pub(super) handshakes: Rc<Semaphore>,
+    pub(super) names: Rc<Names>,
 }
 
 impl Shards {
@@ -122,8 +126,9 @@ impl Shards {
     }
 
     /// Closes the pod's listeners at once, tells peers to go elsewhere, and waits for its connections to end; those
-    /// still open after `deadline` are cut.
-    pub async fn retire(&self, uid: &str, deadline: Duration) {
+    /// still open after `deadline` are cut. What this gives is only the waiting: a pod that is served from now on under
+    /// the same uid is another one.
+    pub fn retire(&self, uid: &str, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
         let mut waits = Vec::new();
         for door in &*self.doors {
             let (done, wait) = oneshot::channel();
@@ -131,9 +136,11 @@ impl Shards {
                 waits.push(wait);
             }
         }
-        for wait in waits {
-            // A shard that is gone serves nobody.
-            wait.await.ok();
+        async move {
+            for wait in waits {
+                // A shard that is gone serves nobody.
+                wait.await.ok();
+            }
         }
     }
 
@@ -182,14 +189,16 @@ fn shard_is_gone() -> io::Error {
 }
 
 async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>) {
-    let worlds = local_copy(deps.worlds);
+    let (worlds, verdicts) = local_copies(deps.worlds);
     let shared = Shared {
         network: deps.network,
         worlds,
+        verdicts,
         certs: deps.certs,
         dns: Rc::new(dns::Shard::new(&deps.dns)),
         books,
         handshakes: Rc::new(Semaphore::new(HANDSHAKES)),
+        names: Rc::default(),
     };
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {
@@ -236,25 +245,33 @@ fn serve(
 fn answers_names(pod: &Pod) -> dns::Local<World> {
     let LocalPod { spec, netns } = &pod.local;
     dns::Local {
-        uid: Arc::clone(&spec.uid),
+        name: PodName {
+            namespace: spec.namespace.clone(),
+            name: spec.name.clone(),
+            service_account: spec.service_account.clone(),
+        },
         worlds: pod.worlds.clone(),
         outlet: Box::new(netns.clone()),
         life: Life { tasks: pod.tasks.clone(), stop: pod.leaving.clone(), cut: pod.cut.clone() },
     }
 }
 
-/// A watch of this shard's own, fed from the shared one: reading it per connection touches no other shard's cache line.
-fn local_copy(mut shared: watch::Receiver<Arc<World>>) -> watch::Receiver<Arc<World>> {
-    let (writer, reader) = watch::channel(Arc::clone(&shared.borrow_and_update()));
+/// Watches of this shard's own, fed from the shared one: reading them per connection touches no other shard's cache line.
+/// The second changes only when an open connection may have to be judged anew, so that the many changes of a large mesh
+/// wake nobody who waits for that.
+fn local_copies(mut shared: watch::Receiver<Arc<World>>) -> (watch::Receiver<Arc<World>>, watch::Receiver<Arc<World>>) {
+    let first = Arc::clone(&shared.borrow_and_update());
+    let ((worlds, reader), (verdicts, judged)) = (watch::channel(Arc::clone(&first)), watch::channel(first));
     drop(tokio::task::spawn_local(async move {
         while shared.changed().await.is_ok() {
             let world = Arc::clone(&shared.borrow_and_update());
-            if writer.send(world).is_err() {
-                return;
+            if !verdicts.borrow().judges_like(&world) {
+                verdicts.send_replace(Arc::clone(&world));
             }
+            worlds.send_replace(world);
         }
         // The source is gone (shutdown): what is in force stays in force.
-        writer.closed().await;
+        worlds.closed().await;
     }));
-    reader
+    (reader, judged)
 }

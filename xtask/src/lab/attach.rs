@@ -21,7 +21,7 @@ pub(super) fn run(root: &Path) -> Result<()> {
     described::<ForeignNode>("LAB_NODES")?;
     agent::build(root)?;
     let log = root.join(".mesh-lab/attach.log");
-    let pids = keeper::start(root, "hold-attached", &log)?;
+    let pids = keeper::start(root, &["lab", "hold-attached"], &log)?;
     eprintln!("captured; the keeper's log is {}", log.display());
     pids.split_whitespace().try_for_each(|pid| writeln!(output, "{pid}"))?;
     Ok(())
@@ -29,7 +29,7 @@ pub(super) fn run(root: &Path) -> Result<()> {
 
 /// The keeper: runs the agents until somebody ends them, and then the authority.
 pub(super) fn hold() -> Result<()> {
-    keeper::leave_terminal()?;
+    keeper::leave_job()?;
     let (pods, nodes) = (described::<ForeignPod>("LAB_PODS")?, described::<ForeignNode>("LAB_NODES")?);
     let attached = Attached::start(&agent::path()?, &nodes, &pods)?;
     let pids: Vec<String> = attached.pids().iter().map(u32::to_string).collect();

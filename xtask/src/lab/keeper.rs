@@ -10,16 +10,16 @@ use anyhow::{Context, Result, bail};
 /// The first word of a keeper's report when all went well.
 const READY: &str = "ready";
 
-/// Starts this program again as the keeper that `verb` names, waits until it is ready and gives what it reports. Its
+/// Starts this program again as the keeper that `arguments` name, waits until it is ready and gives what it reports. Its
 /// log goes to `log`, and it holds nothing of ours open.
-pub(super) fn start(root: &Path, verb: &str, log: &Path) -> Result<String> {
+pub(crate) fn start(root: &Path, arguments: &[&str], log: &Path) -> Result<String> {
     if let Some(folder) = log.parent() {
         fs::create_dir_all(folder)?;
     }
     let errors = File::create(log).with_context(|| log.display().to_string())?;
     let own = std::env::current_exe().context("this program's own path")?;
     let mut command = Command::new(own);
-    command.current_dir(root).args(["lab", verb]);
+    command.current_dir(root).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     let mut keeper = command.spawn()?;
     let mut report = String::new();
@@ -34,13 +34,20 @@ pub(super) fn start(root: &Path, verb: &str, log: &Path) -> Result<String> {
 }
 
 /// Called by the keeper: leaves the terminal, so that neither Ctrl-C nor its end concern it.
-pub(super) fn leave_terminal() -> Result<()> {
+pub(crate) fn leave_terminal() -> Result<()> {
     rustix::process::setsid().context("a session of its own")?;
     Ok(())
 }
 
+/// Called by a keeper whose agents somebody measures: Ctrl-C does not concern it, but it stays in the session. Where the
+/// kernel groups tasks by session (`sched_autogroup_enabled`), a session of its own would get half of the machine, however
+/// little the others need, and no more, however much it needs: the agents would be measured against the load's tools.
+pub(super) fn leave_job() -> Result<()> {
+    rustix::process::setpgid(None, None).context("a process group of its own")
+}
+
 /// Called by the keeper: tells who started it that all is ready, and closes what it shares with it.
-pub(super) fn report(text: &str) -> Result<()> {
+pub(crate) fn report(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY} {text}")?;
     out.flush()?;

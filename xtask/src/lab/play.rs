@@ -62,7 +62,7 @@ pub(super) fn up(root: &Path) -> Result<()> {
     }
     agent::build(root)?;
     let log = root.join(".mesh-lab/keeper.log");
-    say(keeper::start(root, "hold", &log)?);
+    say(keeper::start(root, &["lab", "hold"], &log)?);
     let state = State::read(root)?;
     say(commands(&state));
     Ok(())

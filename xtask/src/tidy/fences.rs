@@ -14,8 +14,16 @@ const CRATES: [(&str, &[&str]); 22] = [
     ("h2", &["mesh-agent/src/hbone"]),
     ("hickory_proto", &["mesh-agent/src/dns"]),
     ("hyper", &["mesh-agent/src/admin", "mesh-agent/src/ctl"]),
-    ("tonic", &["mesh-agent/src/identity/ca.rs", "mesh-agent/src/control/serve.rs", "mesh-agent/src/proto"]),
-    ("prost", &["mesh-agent/src/proto"]),
+    (
+        "tonic",
+        &[
+            "mesh-agent/src/identity/ca.rs",
+            "mesh-agent/src/control/serve.rs",
+            "mesh-agent/src/proto",
+            "mesh-agent/src/xds",
+        ],
+    ),
+    ("prost", &["mesh-agent/src/proto", "mesh-agent/src/xds"]),
     ("rcgen", &["mesh-agent/src/identity/csr.rs", "mesh-agent/src/control"]),
     ("webpki", &["mesh-agent/src/identity"]),
     ("x509_parser", &["mesh-agent/src/identity", "mesh-agent/src/control/issuer.rs"]),

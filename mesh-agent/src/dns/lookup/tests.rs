@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hickory_proto::rr::Name;
 use proptest::prelude::*;
 
-use super::{Client, Directory, Family, Listed, Realm, addresses, find};
+use super::{Client, Directory, Family, Listed, PodName, Realm, addresses, find};
 use crate::dns::names::Host;
 
 /// Where a service is seen from.
@@ -32,8 +32,8 @@ pub(in crate::dns) struct Paper(pub(in crate::dns) Vec<Entry>);
 impl Directory for Paper {
     type Service<'a> = &'a Entry;
 
-    fn client(&self, uid: &str) -> Option<Client<'_>> {
-        (uid == "client").then_some(CLIENT)
+    fn client(&self, pod: &PodName) -> Option<Client<'_>> {
+        (pod.name == "client").then_some(CLIENT)
     }
 
     fn named<'a>(&'a self, hostname: &str) -> impl Iterator<Item = &'a Entry> {

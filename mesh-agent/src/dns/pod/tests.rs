@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::{MOST_OUTSTANDING, Pod, Step};
 use crate::dns::forward::Outlet;
+use crate::dns::lookup::PodName;
 use crate::dns::lookup::tests::{Paper, entry, realm};
 use crate::dns::query::Transport;
 use crate::dns::query::tests::message;
@@ -40,9 +41,9 @@ fn directory() -> Paper {
     Paper(vec![entry("shop", "web.shop.svc.cluster.local", &["10.0.0.1"])])
 }
 
-/// A pod of uid `uid`, and the page of its metrics.
+/// A pod, and the page of its metrics.
 pub(in crate::dns) fn pod(
-    uid: &str,
+    name: &str,
     outlet: Box<dyn Outlet>,
     settings: Settings,
 ) -> (Pod<Paper>, watch::Sender<Arc<Paper>>, impl Fn() -> String) {
@@ -54,7 +55,8 @@ pub(in crate::dns) fn pod(
         page.register(Box::new(metrics.clone()));
         page.page(None).body
     };
-    (Pod::new(shard, uid.into(), worlds, outlet), sender, page)
+    let name = PodName { namespace: "shop".to_owned(), name: name.to_owned(), service_account: String::new() };
+    (Pod::new(shard, name, worlds, outlet), sender, page)
 }
 
 pub(in crate::dns) fn settings(upstream: Upstream) -> Settings {

@@ -1,0 +1,56 @@
+//! Asking istiod for a certificate as a node proxy does (protocol note, section 4), by hand.
+
+use anyhow::{Context, Result};
+use mesh_e2e::Lab;
+use rcgen::{CertificateParams, KeyPair};
+use tonic::Status;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic_prost::ProstCodec;
+
+use super::grpc::{Door, runtime, signed};
+
+const METHOD: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+const DAY: i64 = 24 * 3600;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Ask {
+    #[prost(string, tag = "1")]
+    csr: String,
+    #[prost(int64, tag = "3")]
+    validity_duration: i64,
+    #[prost(message, optional, tag = "4")]
+    metadata: Option<prost_types::Struct>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Answer {
+    #[prost(string, repeated, tag = "1")]
+    cert_chain: Vec<String>,
+}
+
+/// A certificate and its key, PEM.
+#[derive(Debug)]
+pub(super) struct Issued {
+    /// The leaf first, the roots last.
+    pub(super) chain: Vec<String>,
+    pub(super) key: String,
+}
+
+/// Asks from `node`, with `token`, for a certificate for `identity`. What istiod refuses is in the inner result.
+pub(super) fn ask(lab: &Lab, node: &str, token: &str, identity: &str) -> Result<Result<Issued, Status>> {
+    let key = KeyPair::generate()?;
+    let csr = CertificateParams::default().serialize_request(&key)?.pem()?;
+    let value = prost_types::Value::from(identity.to_owned());
+    let metadata = prost_types::Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() };
+    let request = signed(Ask { csr, validity_duration: DAY, metadata: Some(metadata) }, token)?;
+    let door = Door::of(lab)?;
+    lab.node(node).run(|| {
+        runtime()?.block_on(async {
+            let mut client = tonic::client::Grpc::new(door.connect().await?);
+            client.ready().await.context("istiod's channel")?;
+            let codec = ProstCodec::<Ask, Answer>::default();
+            let answer = client.unary(request, PathAndQuery::from_static(METHOD), codec).await;
+            Ok(answer.map(|answer| Issued { chain: answer.into_inner().cert_chain, key: key.serialize_pem() }))
+        })
+    })
+}

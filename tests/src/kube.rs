@@ -1,0 +1,209 @@
+//! A real Kubernetes API and a real istiod for a lab, on one more host of its fabric.
+//!
+//! [`crate::Topology::kubernetes`] asks for it. The lab's nodes and pods are then Kubernetes' nodes and pods, with the
+//! names, addresses, labels and service accounts that the topology gives them, and istiod is the agents' certificate
+//! authority. No kubelet runs: [`Kube`] says in its place that pods are there, run and are ready.
+//!
+//! ```no_run
+//! use mesh_e2e::{Lab, Pod, Service, Topology, kube};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::start(
+//!     Topology::new()
+//!         .pod(Pod::new("client", "n1"))
+//!         .pod(Pod::new("server", "n2").label("app", "server"))
+//!         .service(Service::new("web").port(80, 8080).selects("app", "server"))
+//!         .kubernetes(kube::Settings::new()),
+//! )?;
+//! let kube = lab.kube();
+//! let policy = kube.kubectl().applied(
+//!     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy,
+//!       metadata: {name: nobody, namespace: default}, spec: {action: DENY, rules: [{}]}}",
+//! )?;
+//! kube.istiod().kill()?;
+//! # drop(policy);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`settings`] | how istiod is to be |
+//! | [`tools`] | where the programs are; `cargo xtask kube build` makes them |
+//! | `ground` | the host, its addresses and files |
+//! | `keys` | the API server's certificate, its administrator |
+//! | [`daemon`] | one program: folder, log, pid file, start and stop |
+//! | [`api`], [`istiod`] | the programs |
+//! | [`kubectl`] | applying, deleting, asking |
+//! | `objects`, `kubelet`, `tokens` | what a kubelet and its tokens would be |
+//! | `door` | the way in from the machine's own network namespace |
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::eventually::eventually;
+use crate::namespace::Namespace;
+use crate::server::Server;
+use crate::topology::{Pod, Service};
+use crate::world::World;
+
+pub mod api;
+pub mod daemon;
+mod door;
+mod ground;
+pub mod istiod;
+mod keys;
+pub mod kubectl;
+mod kubelet;
+mod objects;
+pub mod settings;
+mod tokens;
+pub mod tools;
+
+pub use api::Api;
+pub use daemon::Daemon;
+pub(crate) use ground::Ground;
+pub use ground::NAME as HOST;
+pub use istiod::Istiod;
+pub use kubectl::{Applied, Kubectl};
+pub use objects::Readiness;
+pub use settings::Settings;
+use tokens::Tokens;
+pub use tools::Tools;
+
+/// How long a new resource definition may take until objects of its kind are accepted.
+const ESTABLISHED: &str = "--timeout=60s";
+
+/// Kubernetes and istiod. They end with the lab.
+#[derive(Debug)]
+pub struct Kube {
+    // Declared first, dropped first.
+    tokens: Tokens,
+    door: Server,
+    istiod: Istiod,
+    api: Api,
+    ground: Ground,
+    nodes: Vec<(String, [IpAddr; 2])>,
+}
+
+impl Kube {
+    /// Starts everything and tells Kubernetes of the lab's nodes and of what the world has.
+    pub(crate) fn start(
+        ground: Ground,
+        (settings, trust_domain): (&Settings, &str),
+        nodes: Vec<(String, [IpAddr; 2])>,
+        world: &World,
+    ) -> Result<Self> {
+        let api = Api::start(&ground)?;
+        let kubectl = api.kubectl();
+        define(kubectl, &ground)?;
+        kubectl.apply(&objects::root_namespace(settings.network.as_deref()).to_string())?;
+        let istiod = Istiod::start(&ground, (settings, trust_domain), kubectl)?;
+        let hosts: Vec<_> = nodes.iter().map(|(name, addresses)| (name.as_str(), *addresses)).collect();
+        kubelet::populate(kubectl, &hosts, world).context("the lab's nodes and pods, in Kubernetes")?;
+        let names: Vec<_> = hosts.iter().map(|(name, _)| *name).collect();
+        let tokens = Tokens::start(kubectl, ground.file("tokens"), &names).context("the agents' tokens")?;
+        let door = door::open(&ground.host, Api::address())?;
+        Ok(Self { tokens, door, istiod, api, ground, nodes })
+    }
+
+    /// The API server, its store and its controllers.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    pub fn istiod(&self) -> &Istiod {
+        &self.istiod
+    }
+
+    /// kubectl, as an administrator.
+    pub fn kubectl(&self) -> &Kubectl {
+        self.api.kubectl()
+    }
+
+    /// The programs that were built for it, Istio's echo client and server among them.
+    pub fn tools(&self) -> &Tools {
+        &self.ground.tools
+    }
+
+    /// The host on which all of it runs.
+    pub fn host(&self) -> &Namespace {
+        &self.ground.host
+    }
+
+    /// What a node's agent is told of its certificate authority, as the fields of `ca` in its file.
+    pub fn ca(&self, node: &str) -> Value {
+        json!({
+            "address": format!("https://{}", Istiod::address()),
+            "root": self.istiod.root(),
+            "token": self.token(node),
+        })
+    }
+
+    /// The file of the token of a node's agent: bound to its pod `mesh-agent-NODE`, for the audience `istio-ca`.
+    pub fn token(&self, node: &str) -> PathBuf {
+        self.tokens.file(node)
+    }
+
+    /// Puts another token into the file, as the kubelet does from time to time.
+    pub fn renew_token(&self, node: &str) -> Result<()> {
+        self.tokens.renew(node)
+    }
+
+    /// A token of an account of `istio-system`, bound to one of its pods or to nothing, for one audience.
+    pub fn make_token(&self, account: &str, pod: Option<&str>, audience: &str) -> Result<String> {
+        tokens::create(self.kubectl(), account, pod, audience)
+    }
+
+    /// Adds a pod with its namespace and account, and says that it runs and is ready.
+    pub fn add_pod(&self, pod: &Pod) -> Result<()> {
+        kubelet::add_pod(self.kubectl(), &self.hosts(), pod)
+    }
+
+    /// Says whether a pod, which is there, is ready.
+    pub fn set_readiness(&self, pod: &Pod, readiness: Readiness) -> Result<()> {
+        kubelet::set_readiness(self.kubectl(), &self.hosts(), pod, readiness)
+    }
+
+    /// Deletes a pod, and waits until it is gone.
+    pub fn delete_pod(&self, namespace: &str, name: &str) -> Result<()> {
+        self.kubectl().run(["delete", "pod", name, "--namespace", namespace]).map(drop)
+    }
+
+    /// Adds a service, whose namespace is there; its endpoints are the pods that it selects.
+    pub fn add_service(&self, service: &Service) -> Result<()> {
+        kubelet::add_service(self.kubectl(), service)
+    }
+
+    /// Waits until an object says what it should; `what` names it as kubectl does, such as `pod/a`.
+    pub fn wait<T>(
+        &self,
+        limit: std::time::Duration,
+        (namespace, what): (&str, &str),
+        condition: impl Fn(&Value) -> Result<T>,
+    ) -> Result<T> {
+        eventually(limit, || condition(&self.kubectl().json(&["get", what, "--namespace", namespace])?))
+    }
+
+    /// Writes a kubeconfig for programs in the machine's own network namespace. It is good as long as this is.
+    pub fn write_kubeconfig(&self) -> Result<PathBuf> {
+        let path = self.ground.file("kubeconfig-of-the-machine");
+        self.api.keys().kubeconfig(&path, &format!("https://127.0.0.1:{}", self.door.port()))?;
+        Ok(path)
+    }
+
+    fn hosts(&self) -> Vec<(&str, [IpAddr; 2])> {
+        self.nodes.iter().map(|(name, addresses)| (name.as_str(), *addresses)).collect()
+    }
+}
+
+/// Istio's and the Gateway API's resources.
+fn define(kubectl: &Kubectl, ground: &Ground) -> Result<()> {
+    let files = ground.tools.crds();
+    let files = files.to_str().context("a path that is text")?;
+    kubectl.run(["create", "--filename", files]).context("resource definitions")?;
+    kubectl.run(["wait", "--for=condition=Established", "customresourcedefinition", "--all", ESTABLISHED]).map(drop)
+}
