@@ -12,7 +12,8 @@ pub mod model;
 // Rank 2: wire formats.
 pub mod hbone;
 pub mod proto;
-// Rank 3: where configuration and certificates come from.
+// Rank 3: where configuration, certificates and the answers to names come from.
+pub mod dns;
 pub mod file;
 pub mod identity;
 pub mod xds;

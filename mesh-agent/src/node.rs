@@ -30,7 +30,8 @@ use crate::bpf::attach::Mechanism;
 use crate::bpf::facts::{Facts, find_cgroup};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
-use crate::file::schema::{CaptureBy, Node, OnShutdown};
+use crate::dns::{self, Ipv6, Realm, Upstream};
+use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
 use crate::identity::Certs;
@@ -38,11 +39,13 @@ use crate::identity::ca::{CaClient, CaConfig};
 use crate::model::{PodSpec, World};
 use crate::pods::capture::{Capture, Kernel};
 use crate::pods::driver::{self, Driver, PodStatus, Retry, Settings};
+use crate::pods::listeners::Names;
 use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
 use crate::sys::{caps, limits, memory, signal};
 use crate::task::Tasks;
+use crate::telemetry;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 
@@ -156,17 +159,19 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     let logging = if node.bpf_log { Logging::On } else { Logging::Off };
     let facts = attach_facts(node);
     let known = facts.clone().map(|facts| Arc::new(facts::Source::new(facts)) as Arc<dyn KernelFacts>);
+    let names = if node.dns.capture { Names::Captured } else { Names::LeftAlone };
     let programs = |facts| -> anyhow::Result<Kernel> {
         let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
         let kernel = Kernel::new(pins, &node.run_dir, mechanism, logging, facts);
-        kernel.with_context(|| format!("run_dir {}", node.run_dir.display()))
+        let kernel = kernel.with_context(|| format!("run_dir {}", node.run_dir.display()))?;
+        Ok(kernel.names(names))
     };
     let capture: Arc<dyn Capture> = if node.zds.is_some() {
         let former = programs(None);
         if let Err(error) = &former {
             tracing::info!(%error, "what an agent without a CNI agent may have left here is not looked for");
         }
-        Arc::new(Redirected::new(facts, former.ok()))
+        Arc::new(Redirected::new(facts, former.ok(), names))
     } else {
         Arc::new(programs(facts)?)
     };
@@ -219,10 +224,29 @@ fn shards(
     facts: Option<Arc<dyn KernelFacts>>,
 ) -> anyhow::Result<(Shards, Threads)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let deps = Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone() };
+    let names = telemetry::dns::Names::default();
+    metrics.register(Box::new(names.clone()));
+    let dns = dns::server::Deps { settings: Arc::new(names_settings(&node.dns)), metrics: names };
+    let deps =
+        Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone(), dns };
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
     Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")
+}
+
+fn names_settings(dns: &schema::Dns) -> dns::Settings {
+    dns::Settings {
+        realm: Realm { domain: dns.domain.to_ascii_lowercase(), preferred_namespace: dns.preferred_namespace.clone() },
+        upstream: match dns.upstream {
+            schema::dns::Upstream::Original => Upstream::Original,
+            schema::dns::Upstream::Node => Upstream::Node,
+        },
+        resolv_conf: dns.resolv_conf.clone(),
+        ipv6: match dns.ipv6 {
+            schema::dns::Ipv6::On => Ipv6::On,
+            schema::dns::Ipv6::Off => Ipv6::Off,
+        },
+    }
 }
 
 /// The configuration in force, and its parts for those who need only one.

@@ -7,6 +7,7 @@
 
 pub mod capture;
 pub mod driver;
+pub mod listeners;
 mod namespace;
 mod owners;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! What may be written in the node's file. Unknown fields are mistakes.
 
+pub mod dns;
 mod peers;
 mod policy;
 mod service;
@@ -15,6 +16,7 @@ use serde_saphyr::Spanned;
 
 use super::duration;
 use super::port::Port;
+pub use dns::Dns;
 pub use peers::{Ca, Zds};
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
 pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
@@ -76,6 +78,8 @@ pub struct Node {
     /// Log lines from the eBPF programs, for debugging them.
     #[serde(default)]
     pub bpf_log: bool,
+    #[serde(default)]
+    pub dns: Dns,
     #[serde(default)]
     pub unknown_destinations: UnknownDestinations,
     /// The pods come from Istio's CNI agent, which keeps rules in them, and not from this file.

@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
-use mesh_common::maps::{ListenerIndex, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
 
+use super::listeners::{Names, indexed, open_listeners};
 use super::namespace;
 use super::owners::{Owners, own_cookie};
 use super::record::{Records, Undo};
@@ -21,7 +21,7 @@ use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
 use crate::proxy::shard::PodListeners;
 use crate::sys::netlink::{Change, LO_NAME, clsact, interface_index};
 use crate::sys::netns::Netns;
-use crate::sys::socket::{is_local, listen};
+use crate::sys::socket::is_local;
 
 /// Why a pod could not be enrolled or withdrawn.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +115,7 @@ pub struct Kernel {
     records: Records,
     mechanism: Mechanism,
     logging: Logging,
+    names: Names,
     owners: Owners,
 }
 
@@ -128,7 +129,14 @@ impl Kernel {
         facts: Option<Arc<Facts>>,
     ) -> io::Result<Self> {
         let records = Records::open(run_dir)?;
-        Ok(Self { pins, records, mechanism, logging, owners: Owners::new(facts) })
+        Ok(Self { pins, records, mechanism, logging, names: Names::default(), owners: Owners::new(facts) })
+    }
+
+    /// What happens to the queries of pods that are enrolled from now on.
+    #[must_use]
+    pub fn names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
     }
 
     /// How programs are attached.
@@ -213,13 +221,9 @@ impl Kernel {
             Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?),
         };
-        loaded.configure(&config(programs, phase)?)?;
+        loaded.configure(&config(programs, phase, self.names)?)?;
         if let Some(first) = listeners.first() {
-            loaded.listen_with([
-                (ListenerIndex::Outbound, &first.outbound),
-                (ListenerIndex::Plaintext, &first.plaintext),
-                (ListenerIndex::Hbone, &first.hbone),
-            ])?;
+            loaded.listen_with(&indexed(first))?;
         }
         attach::attach_lookup(&mut loaded, netns.as_fd(), &pins)?;
         attach::attach(&mut loaded, &programs.interface, &pins, self.mechanism)?;
@@ -231,7 +235,7 @@ impl Kernel {
             let older = namespace::older_flows().map_err(system("listing open connections"))?;
             loaded.leave_alone(&older)?;
         }
-        loaded.configure(&config(programs, Phase::Strict)?)?;
+        loaded.configure(&config(programs, Phase::Strict, self.names)?)?;
         Ok(loaded.origin)
     }
 
@@ -281,7 +285,7 @@ impl Capture for Kernel {
         let cookie = netns.run(|| self.inspect(pod)).map_err(entering(&spec.netns))??;
         let before = self.before(pod, cookie)?;
         let inside = || -> Result<_, CaptureError> {
-            let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
+            let listeners = (0..shards).map(|_| open_listeners(self.names)).collect::<Result<Vec<_>, _>>()?;
             self.prepare(pod, cookie).map_err(system("preparing the pod's namespace"))?;
             let origin = self.start(pod, &netns, &listeners, before)?;
             Ok((listeners, origin))
@@ -303,7 +307,8 @@ impl Capture for Kernel {
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config(Pod::of(spec)?.programs, Phase::Strict)?)?)
+        let config = config(Pod::of(spec)?.programs, Phase::Strict, self.names)?;
+        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
     }
 
     fn release(&self, uid: &str) -> Result<(), CaptureError> {
@@ -365,19 +370,15 @@ pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {
     move |cause| CaptureError::System { what, cause }
 }
 
-pub(super) fn open_listeners() -> Result<PodListeners, CaptureError> {
-    let open = |port| listen(port).map_err(|cause| CaptureError::Listen { port, cause });
-    Ok(PodListeners { outbound: open(OUTBOUND_PORT)?, plaintext: open(PLAINTEXT_PORT)?, hbone: open(HBONE_PORT)? })
-}
-
 fn phase_of(config: &PodConfig) -> Phase {
     // A former agent that died before it had listed the older connections leaves that to us. One that died while it
     // withdrew the pod is overruled: the pod is wanted again.
     if config.phase == Phase::Learning as u32 { Phase::Learning } else { Phase::Strict }
 }
 
-fn config(programs: &Programs, phase: Phase) -> Result<PodConfig, CaptureError> {
-    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, ..PodConfig::EMPTY };
+fn config(programs: &Programs, phase: Phase, names: Names) -> Result<PodConfig, CaptureError> {
+    let dns = u32::from(names == Names::Captured);
+    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, dns, ..PodConfig::EMPTY };
     if programs.probe_ports.len() > MAX_PROBE_PORTS {
         return Err(CaptureError::TooManyProbes(programs.probe_ports.len()));
     }

@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
-use super::capture::{
-    Capture, CaptureError, Enrolled, Kernel, Routing, entering, foreign, open, open_listeners, system,
-};
+use super::capture::{Capture, CaptureError, Enrolled, Kernel, Routing, entering, foreign, open, system};
+use super::listeners::{Names, open_listeners};
 use super::owners::{Owners, own_cookie};
 use crate::bpf::facts::Facts;
 use crate::bpf::object::Origin;
@@ -20,12 +19,14 @@ pub struct Redirected {
     owners: Owners,
     /// Removes what an agent left here that captured pods by programs: packets must not be taken twice.
     former: Option<Kernel>,
+    names: Names,
 }
 
 impl Redirected {
-    /// `facts` is told which namespaces to watch.
-    pub fn new(facts: Option<Arc<Facts>>, former: Option<Kernel>) -> Self {
-        Self { owners: Owners::new(facts), former }
+    /// `facts` is told which namespaces to watch. The rules redirect queries or do not; `names` says whether somebody
+    /// listens for them.
+    pub fn new(facts: Option<Arc<Facts>>, former: Option<Kernel>, names: Names) -> Self {
+        Self { owners: Owners::new(facts), former, names }
     }
 
     fn remove_programs(&self, uid: &str) -> Result<(), CaptureError> {
@@ -45,7 +46,7 @@ impl Capture for Redirected {
             if let Some(other) = self.owners.other_than(&spec.uid, cookie) {
                 return Err(CaptureError::OthersNamespace { place: spec.netns.clone(), other });
             }
-            let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
+            let listeners = (0..shards).map(|_| open_listeners(self.names)).collect::<Result<Vec<_>, _>>()?;
             Ok((cookie, listeners))
         };
         let (cookie, listeners) = netns.run(inside).map_err(entering(&spec.netns))??;

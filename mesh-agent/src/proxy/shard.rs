@@ -16,6 +16,8 @@ use tokio::task::LocalSet;
 use super::names::Names;
 use super::pod::Pod;
 use super::record::Books;
+use crate::dns::lookup::PodName;
+use crate::dns::server::{self as dns, Life};
 use crate::identity::Certs;
 use crate::model::{PodSpec, World};
 use crate::sys::netns::Netns;
@@ -41,6 +43,8 @@ pub struct PodListeners {
     pub outbound: TcpListener,
     pub plaintext: TcpListener,
     pub hbone: TcpListener,
+    /// None if the pod's queries are not captured.
+    pub dns: Option<dns::Sockets>,
 }
 
 /// What every shard is given.
@@ -50,6 +54,7 @@ pub struct Deps {
     pub network: Arc<str>,
     pub worlds: watch::Receiver<Arc<World>>,
     pub certs: Certs,
+    pub dns: dns::Deps,
 }
 
 /// Handle on all shards. Clones share them.
@@ -78,6 +83,7 @@ pub(super) struct Shared {
     pub(super) worlds: watch::Receiver<Arc<World>>,
     pub(super) verdicts: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
+    dns: Rc<dns::Shard>,
     pub(super) books: Rc<Books>,
     /// Handshakes that may go on at once: whoever is not authenticated yet gets a share of the shard, no more.
     pub(super) handshakes: Rc<Semaphore>,
@@ -189,6 +195,7 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
         worlds,
         verdicts,
         certs: deps.certs,
+        dns: Rc::new(dns::Shard::new(&deps.dns)),
         books,
         handshakes: Rc::new(Semaphore::new(HANDSHAKES)),
         names: Rc::default(),
@@ -219,16 +226,34 @@ fn serve(
     shared: &Shared,
     pods: &mut HashMap<Arc<str>, Rc<Pod>>,
     local: LocalPod,
-    listeners: PodListeners,
+    mut listeners: PodListeners,
 ) -> io::Result<()> {
     let cookie = netns_cookie(listeners.hbone.as_fd())?;
     let uid = Arc::clone(&local.spec.uid);
     let pod = Pod::new(local, cookie, shared);
+    if let Some(sockets) = listeners.dns.take() {
+        shared.dns.serve(answers_names(&pod), sockets)?;
+    }
     pod.serve(listeners)?;
     if let Some(former) = pods.insert(uid, pod) {
         drop(tokio::task::spawn_local(async move { former.retire(SUPERSEDED).await }));
     }
     Ok(())
+}
+
+/// What the DNS service needs of a pod.
+fn answers_names(pod: &Pod) -> dns::Local<World> {
+    let LocalPod { spec, netns } = &pod.local;
+    dns::Local {
+        name: PodName {
+            namespace: spec.namespace.clone(),
+            name: spec.name.clone(),
+            service_account: spec.service_account.clone(),
+        },
+        worlds: pod.worlds.clone(),
+        outlet: Box::new(netns.clone()),
+        life: Life { tasks: pod.tasks.clone(), stop: pod.leaving.clone(), cut: pod.cut.clone() },
+    }
 }
 
 /// Watches of this shard's own, fed from the shared one: reading them per connection touches no other shard's cache line.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Driver, OnShutdown, PodState, PodStatus, Retry, Settings};
 use crate::bpf::object::Origin;
+use crate::dns;
 use crate::identity::ca::{CaError, Certify};
 use crate::identity::{Certs, Credentials};
 use crate::model::policy::{Action, Enforcement, Policy, PolicyName, Rule, Scope};
@@ -24,6 +25,7 @@ use crate::proxy::record::Books;
 use crate::proxy::shard::{Deps, PodListeners, Shards, Threads};
 use crate::sys::netns::Netns;
 use crate::task::Tasks;
+use crate::telemetry::dns::Names;
 use crate::telemetry::metrics::Metrics;
 
 /// The listeners that were once opened for a pod.
@@ -122,7 +124,7 @@ fn listeners() -> PodListeners {
         listener.set_nonblocking(true).unwrap();
         listener
     };
-    PodListeners { outbound: open(), plaintext: open(), hbone: open() }
+    PodListeners { outbound: open(), plaintext: open(), hbone: open(), dns: None }
 }
 
 /// No pod gets a certificate: an HBONE connection waits for one, and stays open for that long.
@@ -187,7 +189,8 @@ impl Node {
         let worlds = watch::Sender::new(Arc::new(world())).subscribe();
         let traffic = Metrics::new("0").traffic().clone();
         let books = move |shard| Books::new(shard, traffic.table(), None);
-        let deps = Deps { network: "".into(), worlds, certs };
+        let dns = dns::server::Deps { settings: Arc::new(dns::Settings::default()), metrics: Names::default() };
+        let deps = Deps { network: "".into(), worlds, certs, dns };
         let (shards, threads) = Shards::start(1, &deps, books).unwrap();
         let (paper, stop) = (Arc::new(paper), CancellationToken::new());
         let desired = watch::Sender::new(Arc::new(desired.to_vec()));
