@@ -17,9 +17,9 @@ mod enrolment;
 mod idle;
 mod refusal;
 mod restart;
-mod talk;
+pub(crate) mod talk;
 mod traceless;
-mod traces;
+pub(crate) mod traces;
 
 use crate::runner::Case;
 

@@ -12,6 +12,7 @@
 //! | [`peers`] | wrong peers and garbage |
 //! | [`config`] | wrong files |
 //! | [`lifecycle`] | enrolment and its end, restarts, crashes, idling |
+//! | [`zds`] | pods that a CNI agent redirects and hands over |
 
 mod config;
 mod dns;
@@ -20,6 +21,7 @@ mod peers;
 mod policy;
 mod runner;
 mod traffic;
+mod zds;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,7 @@ const GROUPS: &[Group] = &[
     Group { name: "peers", cases: &[peers::CASES] },
     Group { name: "config", cases: &[config::CASES] },
     Group { name: "lifecycle", cases: &[lifecycle::CASES] },
+    Group { name: "zds", cases: &[zds::CASES] },
 ];
 
 fn main() -> ExitCode {

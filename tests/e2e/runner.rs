@@ -96,6 +96,7 @@ fn prepared() -> Result<()> {
         ("ip", "-Version", "iproute2"),
         ("nsenter", "--version", "util-linux"),
         ("tcpdump", "--version", "tcpdump"),
+        ("iptables-restore", "--version", "iptables"),
         ("nginx", "-v", "nginx-light"),
         ("dig", "-v", "bind9-dnsutils"),
         ("musl-gcc", "--version", "musl-tools"),

@@ -10,7 +10,7 @@ mod many;
 mod ports;
 mod seen;
 mod stalls;
-mod support;
+pub(crate) mod support;
 mod ways;
 
 use mesh_e2e::{Pod, Service, Topology};

@@ -35,6 +35,7 @@
 //! | [`agent`], [`authority`], [`process`], [`log`], [`documents`] | the processes and what they say |
 //! | [`server`], [`socket`], [`nginx`] | servers and clients for pods |
 //! | [`attach`] | agents for namespaces that someone else has made |
+//! | [`zds`] | a CNI agent that hands pods over to the nodes' agents, and the rules it keeps in them |
 //! | [`wire`] | what crosses a link |
 //! | [`kube`](mod@kube) | a Kubernetes API and an istiod for the lab |
 //! | [`sweep`] | removing labs, also those whose process was killed |
@@ -60,6 +61,7 @@ pub mod topology;
 pub mod wire;
 mod wiring;
 pub mod world;
+pub mod zds;
 
 pub use agent::Agent;
 pub use eventually::eventually;

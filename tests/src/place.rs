@@ -12,7 +12,7 @@ use crate::agent::Agent;
 use crate::authority::replace;
 use crate::namespace::Namespace;
 use crate::sweep::Claim;
-use crate::topology::{Membership, Pod, Settings, node_addresses};
+use crate::topology::{Membership, Pod, PodSource, Settings, node_addresses};
 use crate::wiring;
 use crate::world::World;
 
@@ -68,6 +68,11 @@ impl Node {
         replace(&self.agent.config_file(), text)
     }
 
+    /// Where its CNI agent listens, if it has one.
+    pub fn zds_socket(&self) -> PathBuf {
+        self.directory.join("zds.sock")
+    }
+
     /// The fields of `node` in its file.
     pub(crate) fn settings(&self, settings: &Settings, ca: Value) -> Value {
         let mut fields = json!({
@@ -78,6 +83,9 @@ impl Node {
             "bpf_fs": self.directory.join("bpf"),
             "ca": ca,
         });
+        if settings.pods == PodSource::Cni {
+            fields["zds"] = json!({"socket": self.zds_socket()});
+        }
         if let Value::Object(fields) = &mut fields {
             fields.extend(settings.node.clone());
         }
@@ -92,8 +100,10 @@ impl Node {
             let found = status.pod(&pod.name).with_context(|| format!("pod {} is not enrolled", pod.name))?;
             ensure!(found.state.starts_with("captured"), "pod {} is {} {:?}", pod.name, found.state, found.error);
         }
+        // Those that a CNI agent hands over are its business.
+        let known = |pod: &&Pod| wanted(pod) || pod.membership == Membership::Handed;
         let surplus =
-            status.pods.iter().find(|found| !world.pods.iter().filter(wanted).any(|pod| pod.name == found.name));
+            status.pods.iter().find(|found| !world.pods.iter().filter(known).any(|pod| pod.name == found.name));
         surplus.map_or(Ok(()), |pod| bail!("pod {} is still {}", pod.name, pod.state))
     }
 

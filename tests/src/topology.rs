@@ -46,10 +46,20 @@ pub struct Settings {
     pub(crate) log_format: LogFormat,
     pub(crate) trust_domain: String,
     pub(crate) certificate_ttl: String,
+    pub(crate) pods: PodSource,
     /// Further fields of `node` in the agents' files.
     pub(crate) node: Map<String, Value>,
     /// Kubernetes and istiod, for labs that have them.
     pub(crate) kubernetes: Option<crate::kube::Settings>,
+}
+
+/// Where the agents hear of their pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodSource {
+    /// In their files.
+    File,
+    /// From a CNI agent, which is the caller's part: [`crate::zds`].
+    Cni,
 }
 
 /// When the agents start.
@@ -85,6 +95,7 @@ impl Topology {
             log_format: LogFormat::Json,
             trust_domain: "cluster.local".to_owned(),
             certificate_ttl: "24h".to_owned(),
+            pods: PodSource::File,
             node: Map::new(),
             kubernetes: None,
         };
@@ -169,6 +180,13 @@ impl Topology {
     pub fn log_format(mut self, format: LogFormat) -> Self {
         self.settings.log_format = format;
         self
+    }
+
+    /// Agents that take their pods from a CNI agent, which is the caller's part, and so is starting them then.
+    #[must_use]
+    pub fn handed_over(mut self) -> Self {
+        self.settings.pods = PodSource::Cni;
+        self.without_agents()
     }
 
     /// Leaves starting the agents to the caller; the authority runs.

@@ -125,10 +125,14 @@ fn workload(pod: &Pod) -> Value {
         "service_account": pod.service_account,
         "addresses": pod.addresses,
         "node": pod.node,
-        "protocol": if pod.membership == Membership::Enrolled { "HBONE" } else { "TCP" },
+        "protocol": if in_mesh(pod) { "HBONE" } else { "TCP" },
         "labels": pod.labels,
     });
     merged(entry, &pod.more)
+}
+
+fn in_mesh(pod: &Pod) -> bool {
+    matches!(pod.membership, Membership::Enrolled | Membership::Handed)
 }
 
 fn service(service: &Service) -> Value {

@@ -23,7 +23,6 @@ mod row;
 mod summary;
 mod table;
 mod usage;
-mod zds;
 mod ztunnel;
 
 use contender::Contender;

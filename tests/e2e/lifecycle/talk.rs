@@ -8,32 +8,32 @@ use mesh_e2e::socket::exchange;
 use mesh_e2e::{Membership, Namespace, World};
 
 /// How long an answer may take that should come at once.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Changes the world so that the named pods are enrolled.
-pub(super) fn enrol(names: &'static [&'static str]) -> impl FnOnce(&mut World) {
+pub(crate) fn enrol(names: &'static [&'static str]) -> impl FnOnce(&mut World) {
     move |world| names.iter().for_each(|name| world.pod(name).membership = Membership::Enrolled)
 }
 
 /// Changes the world so that the named pods are known, but no longer enrolled.
-pub(super) fn leave(names: &'static [&'static str]) -> impl FnOnce(&mut World) {
+pub(crate) fn leave(names: &'static [&'static str]) -> impl FnOnce(&mut World) {
     move |world| names.iter().for_each(|name| world.pod(name).membership = Membership::Plain)
 }
 
 /// A connection to an echo server that works.
-pub(super) fn open(from: &Namespace, to: SocketAddr) -> Result<TcpStream> {
+pub(crate) fn open(from: &Namespace, to: SocketAddr) -> Result<TcpStream> {
     let stream = from.connect(to)?;
     alive(&stream)?;
     Ok(stream)
 }
 
 /// Fails unless the echo server still answers.
-pub(super) fn alive(stream: &TcpStream) -> Result<()> {
+pub(crate) fn alive(stream: &TcpStream) -> Result<()> {
     says(stream, "are you there?")
 }
 
 /// Sends a text and gets it back.
-pub(super) fn says(stream: &TcpStream, text: &str) -> Result<()> {
+pub(crate) fn says(stream: &TcpStream, text: &str) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let echo = exchange(stream, text).with_context(|| format!("the connection to {:?}", stream.peer_addr()))?;
     ensure!(echo == text, "other bytes came back: {echo:?}");
@@ -41,7 +41,7 @@ pub(super) fn says(stream: &TcpStream, text: &str) -> Result<()> {
 }
 
 /// Connects within `limit`, and gets an answer.
-pub(super) fn try_open(from: &Namespace, to: SocketAddr, limit: Duration) -> Result<TcpStream> {
+pub(crate) fn try_open(from: &Namespace, to: SocketAddr, limit: Duration) -> Result<TcpStream> {
     let stream = from.run(|| TcpStream::connect_timeout(&to, limit))?;
     stream.set_read_timeout(Some(limit))?;
     ensure!(exchange(&stream, "hello?")? == "hello?", "other bytes came back");

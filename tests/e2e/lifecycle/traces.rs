@@ -34,10 +34,10 @@ const SYSCTLS: [&str; 2] = ["/proc/sys/net/ipv4", "/proc/sys/net/ipv6"];
 
 /// What was found, by section.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Traces(BTreeMap<String, Vec<String>>);
+pub(crate) struct Traces(BTreeMap<String, Vec<String>>);
 
 /// Takes the dump of a namespace.
-pub(super) fn of(namespace: &Namespace) -> Result<Traces> {
+pub(crate) fn of(namespace: &Namespace) -> Result<Traces> {
     let mut sections = BTreeMap::new();
     for (name, command) in COMMANDS {
         let mut words = command.split(' ');
@@ -97,7 +97,7 @@ fn read_all(path: &Path, lines: &mut Vec<String>) {
 
 impl Traces {
     /// Lines that only one of the two has, each with its sign.
-    pub(super) fn changes(&self, later: &Self) -> Vec<String> {
+    pub(crate) fn changes(&self, later: &Self) -> Vec<String> {
         let mut changes = Vec::new();
         for (name, before) in &self.0 {
             let after = later.0.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -116,14 +116,14 @@ impl Traces {
 }
 
 /// Fails with what differs.
-pub(super) fn same(what: &str, before: &Traces, after: &Traces) -> Result<()> {
+pub(crate) fn same(what: &str, before: &Traces, after: &Traces) -> Result<()> {
     let changes = before.changes(after);
     if changes.is_empty() { Ok(()) } else { bail!("{what}:\n    {}", changes.join("\n    ")) }
 }
 
 /// Files below the agent's run directory and its BPF file system; directories do not count, and neither do the two
 /// files that every BPF file system has.
-pub(super) fn files(agent: &Agent) -> Vec<String> {
+pub(crate) fn files(agent: &Agent) -> Vec<String> {
     let mut found = Vec::new();
     for root in [agent.run_dir(), agent.bpf_fs()] {
         list(&root, &mut found);

@@ -15,7 +15,7 @@ const RECORD: Duration = Duration::from_secs(5);
 pub(super) const SOON: Duration = Duration::from_secs(5);
 
 /// A server that says whom it sees as its client, and then sends back what it gets.
-pub(super) fn mirror(pod: &Namespace, port: u16) -> Result<Server> {
+pub(crate) fn mirror(pod: &Namespace, port: u16) -> Result<Server> {
     pod.serve(port, |stream, peer| {
         server::say(stream, &format!("{peer}\n"))?;
         server::echo(stream)
@@ -23,7 +23,7 @@ pub(super) fn mirror(pod: &Namespace, port: u16) -> Result<Server> {
 }
 
 /// Reads what [`mirror`] says first.
-pub(super) fn greeting(mut stream: &TcpStream) -> Result<SocketAddr> {
+pub(crate) fn greeting(mut stream: &TcpStream) -> Result<SocketAddr> {
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
@@ -38,7 +38,7 @@ pub(super) fn greeting(mut stream: &TcpStream) -> Result<SocketAddr> {
 }
 
 /// IPv4 as such, not in its v4-mapped form.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -54,14 +54,14 @@ pub(super) fn timeouts(stream: &TcpStream, limit: Duration) -> io::Result<()> {
 }
 
 /// Connects, with time limits on what follows.
-pub(super) fn connect(from: &Namespace, to: SocketAddr) -> Result<TcpStream> {
+pub(crate) fn connect(from: &Namespace, to: SocketAddr) -> Result<TcpStream> {
     let stream = from.connect(to)?;
     timeouts(&stream, Duration::from_secs(30))?;
     Ok(stream)
 }
 
 /// Connects to what can only be refused. The reset may come before `connect` returns, or after it.
-pub(super) fn must_be_reset(from: &Namespace, to: SocketAddr) -> Result<()> {
+pub(crate) fn must_be_reset(from: &Namespace, to: SocketAddr) -> Result<()> {
     let stream = match from.try_connect(to) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
         connected => connected?,
@@ -72,7 +72,7 @@ pub(super) fn must_be_reset(from: &Namespace, to: SocketAddr) -> Result<()> {
 }
 
 /// What the wire must show of tunnelled connections, and what not.
-pub(super) fn only_tunnelled(capture: &Capture, secret: &str) -> Result<()> {
+pub(crate) fn only_tunnelled(capture: &Capture, secret: &str) -> Result<()> {
     let plain: Vec<String> = capture.plaintext().take(3).map(ToString::to_string).collect();
     ensure!(plain.is_empty(), "plaintext on the wire: {plain:?}");
     ensure!(capture.tunnelled().next().is_some(), "nothing was tunnelled");

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 pub enum Membership {
     /// In the mesh and captured by its node's agent.
     Enrolled,
+    /// In the mesh; a CNI agent redirects it and hands it over to its node's agent ([`crate::zds`]).
+    Handed,
     /// A known workload outside the mesh, spoken to in plaintext.
     Plain,
     /// Not in the mesh's configuration at all.
@@ -80,6 +82,13 @@ impl Pod {
     #[must_use]
     pub fn unknown(mut self) -> Self {
         self.membership = Membership::Unknown;
+        self
+    }
+
+    /// In the mesh by the hand of a CNI agent, which is the caller's part.
+    #[must_use]
+    pub fn handed(mut self) -> Self {
+        self.membership = Membership::Handed;
         self
     }
 

@@ -6,10 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
+use mesh_e2e::zds::{Cni, Handed, Link};
 use mesh_e2e::{Lab, Node, Process, RunningPod, eventually};
 use serde_json::json;
-
-use super::zds::{Announced, Announcer};
 
 /// Where it listens in each pod.
 const OUTBOUND: u16 = 15001;
@@ -20,6 +19,8 @@ const OWN: &str = "0x539/0xfff";
 const ANSWER: &str = "0x111/0xfff";
 const TABLE: &str = "100";
 const START: Duration = Duration::from_secs(20);
+/// How long a proxy may take until it asks for its pods.
+const CONNECT: Duration = Duration::from_secs(15);
 const LOG: usize = 15;
 
 /// The proxies of all nodes. Dropping it ends them.
@@ -29,7 +30,7 @@ pub(super) struct Proxies(Vec<Proxy>);
 #[derive(Debug)]
 struct Proxy {
     process: Process,
-    _announced: Announced,
+    _link: Link,
 }
 
 /// Sends the pods' traffic to where the proxy will listen. Once for the life of a lab.
@@ -92,9 +93,7 @@ impl Proxy {
     /// Starts one and tells it of its node's pods.
     fn start(binary: &Path, lab: &Lab, node: &Node, configuration: &Path) -> Result<Self> {
         let socket = lab.directory().join(format!("{}.zds", node.name));
-        // Of the start before this one.
-        fs::remove_file(&socket).ok();
-        let announcer = Announcer::listen(&socket)?;
+        let cni = Cni::listen(&socket)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut command = node.command(binary);
         command.arg("proxy");
@@ -104,9 +103,10 @@ impl Proxy {
         command.env("ZTUNNEL_WORKER_THREADS", cores.to_string()).env("RUST_LOG", "warn");
         let mut process = lab.spawn(&format!("ztunnel-{}", node.name), &mut command)?;
         let own = lab.pods().iter().filter(|pod| pod.node == node.name);
+        let own: Vec<Handed> = own.map(Handed::of).collect::<Result<_>>()?;
         let alive = || process.check_running().map_err(|_| anyhow!("the proxy has ended"));
-        match announcer.announce(own, alive) {
-            Ok(announced) => Ok(Self { process, _announced: announced }),
+        match cni.accept_while(CONNECT, alive).and_then(|link| link.snapshot(&own).map(|()| link)) {
+            Ok(link) => Ok(Self { process, _link: link }),
             Err(error) => bail!("{}: {error:#}; it said:\n{}", node.name, process.log().tail(LOG)),
         }
     }

@@ -23,7 +23,7 @@ const CRATES: [(&str, &[&str]); 22] = [
             "mesh-agent/src/xds",
         ],
     ),
-    ("prost", &["mesh-agent/src/proto", "mesh-agent/src/xds"]),
+    ("prost", &["mesh-agent/src/proto", "mesh-agent/src/xds", "mesh-agent/src/zds/wire.rs"]),
     ("rcgen", &["mesh-agent/src/identity/csr.rs", "mesh-agent/src/control"]),
     ("webpki", &["mesh-agent/src/identity"]),
     ("x509_parser", &["mesh-agent/src/identity", "mesh-agent/src/control/issuer.rs"]),
