@@ -8,12 +8,14 @@
 //! |---|---|
 //! | [`traffic`] | bytes get through the mesh, and only through it, as they would without one |
 //! | [`policy`] | who is allowed, who is not, and when that changes |
+//! | [`gateways`] | ways through waypoints and other networks, with a real Envoy |
 //! | [`peers`] | wrong peers and garbage |
 //! | [`config`] | wrong files |
 //! | [`lifecycle`] | enrolment and its end, restarts, crashes, idling |
 //! | [`zds`] | pods that a CNI agent redirects and hands over |
 
 mod config;
+mod gateways;
 mod lifecycle;
 mod peers;
 mod policy;
@@ -28,6 +30,7 @@ use runner::{Group, run};
 const GROUPS: &[Group] = &[
     Group { name: "traffic", cases: traffic::CASES },
     Group { name: "policy", cases: &[policy::CASES] },
+    Group { name: "gateways", cases: gateways::CASES },
     Group { name: "peers", cases: &[peers::CASES] },
     Group { name: "config", cases: &[config::CASES] },
     Group { name: "lifecycle", cases: &[lifecycle::CASES] },
