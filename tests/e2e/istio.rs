@@ -32,6 +32,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("services_and_their_endpoints", &LAB, discovery::services).limit(LIMIT),
     Case::shared("pods_come_and_go", &LAB, discovery::life).limit(LIMIT),
     Case::shared("policies_become_authorizations", &LAB, discovery::policies).limit(LIMIT),
+    Case::shared("a_gateway_becomes_a_waypoint", &LAB, discovery::waypoint).limit(LIMIT),
+    Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];
 
@@ -44,4 +46,9 @@ fn topology() -> Topology {
         .pod(Pod::new("server", "n2").namespace("shop").label("app", "server").label("version", "v2"))
         .service(Service::new("web").namespace("shop").port(80, 8080).selects("app", "server"))
         .kubernetes(kube::Settings::new())
+}
+
+/// The same on a network that has a name, and may know of others.
+fn two_networks() -> Topology {
+    topology().kubernetes(kube::Settings::new().network("east"))
 }

@@ -40,8 +40,9 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::eventually::eventually;
@@ -75,7 +76,7 @@ use tokens::Tokens;
 pub use tools::Tools;
 
 /// How long a new resource definition may take until objects of its kind are accepted.
-const ESTABLISHED: &str = "--timeout=60s";
+const ESTABLISHED: Duration = Duration::from_secs(60);
 
 /// Kubernetes and istiod. They end with the lab.
 #[derive(Debug)]
@@ -101,11 +102,12 @@ impl Kube {
         let kubectl = api.kubectl();
         define(kubectl, &ground)?;
         kubectl.apply(&objects::root_namespace(settings.network.as_deref()).to_string())?;
-        let istiod = Istiod::start(&ground, (settings, trust_domain), kubectl)?;
+        let istiod = Istiod::start(&ground, settings, trust_domain)?;
         let hosts: Vec<_> = nodes.iter().map(|(name, addresses)| (name.as_str(), *addresses)).collect();
         kubelet::populate(kubectl, &hosts, world).context("the lab's nodes and pods, in Kubernetes")?;
         let names: Vec<_> = hosts.iter().map(|(name, _)| *name).collect();
         let tokens = Tokens::start(kubectl, ground.file("tokens"), &names).context("the agents' tokens")?;
+        istiod.wait_published(kubectl)?;
         let door = door::open(&ground.host, Api::address())?;
         Ok(Self { tokens, door, istiod, api, ground, nodes })
     }
@@ -181,7 +183,7 @@ impl Kube {
     /// Waits until an object says what it should; `what` names it as kubectl does, such as `pod/a`.
     pub fn wait<T>(
         &self,
-        limit: std::time::Duration,
+        limit: Duration,
         (namespace, what): (&str, &str),
         condition: impl Fn(&Value) -> Result<T>,
     ) -> Result<T> {
@@ -204,6 +206,13 @@ impl Kube {
 fn define(kubectl: &Kubectl, ground: &Ground) -> Result<()> {
     let files = ground.tools.crds();
     let files = files.to_str().context("a path that is text")?;
-    kubectl.run(["create", "--filename", files]).context("resource definitions")?;
-    kubectl.run(["wait", "--for=condition=Established", "customresourcedefinition", "--all", ESTABLISHED]).map(drop)
+    kubectl.run(["create", "--validate=false", "--filename", files]).context("resource definitions")?;
+    eventually(ESTABLISHED, || {
+        let each =
+            "jsonpath={range .items[*]}{.metadata.name}{.status.conditions[?(@.type=='Established')].status} {end}";
+        let said = kubectl.run(["get", "customresourcedefinitions", "--output", each])?;
+        let late = said.split_whitespace().find(|definition| !definition.ends_with("True"));
+        ensure!(late.is_none(), "{} is not established", late.unwrap_or_default());
+        Ok(())
+    })
 }

@@ -130,6 +130,82 @@ pub(super) fn policies(lab: &Lab) -> Result<()> {
     })
 }
 
+/// A Gateway of Istio's class with a Service and a pod behind it, none of which istiod makes here: services that ask for
+/// it are given it as their waypoint, and not any more when they do not.
+pub(super) fn waypoint(lab: &Lab) -> Result<()> {
+    let (istiod, kube) = (Subscription::start(lab, "n1")?, lab.kube());
+    let mut pod = Pod::new("gate", "n2").namespace("shop").plain();
+    pod = pod.label("gateway.networking.k8s.io/gateway-name", "gate").label("networking.istio.io/tunnel", "http");
+    pod.addresses = vec!["10.40.2.98".parse()?, "fd00:40:2::98".parse()?];
+    let gateway = kube.kubectl().applied(GATEWAY)?;
+    kube.add_pod(&pod)?;
+    let label = |value: &str| kube.kubectl().run(["label", "service/web", "--namespace=shop", value]).map(drop);
+    label("istio.io/use-waypoint=gate")?;
+    let seen = istiod.wait(LIMIT, |view| {
+        let gate = view.workload(&uid("shop", "gate"))?;
+        ensure!(gate.tunnel_protocol == HBONE && gate.native_tunnel, "{gate:?}");
+        let Some(waypoint) = view.service(WEB)?.waypoint.clone() else { bail!("{WEB} has no waypoint") };
+        Ok(waypoint)
+    })?;
+    let Some(hostname) = &seen.hostname else { bail!("not by its name: {seen:?}") };
+    ensure!(hostname.hostname == "gate.shop.svc.cluster.local" && seen.hbone_mtls_port == 15008, "{seen:?}");
+    label("istio.io/use-waypoint-")?;
+    istiod.wait(LIMIT, |view| {
+        ensure!(view.service(WEB)?.waypoint.is_none(), "{WEB} still has a waypoint");
+        Ok(())
+    })?;
+    kube.delete_pod("shop", "gate")?;
+    gateway.delete()
+}
+
+/// A cluster's network and a second one behind a gateway: what is there is reached through it.
+pub(super) fn another_network(lab: &mut Lab) -> Result<()> {
+    let (istiod, kube) = (Subscription::start(lab, "n1")?, lab.kube());
+    let _west = kube.kubectl().applied(WEST)?;
+    kube.kubectl().run(["label", "service/web", "--namespace=shop", "istio.io/global=true"])?;
+    istiod.wait(LIMIT, |view| {
+        let client = view.workload(&uid("default", "client"))?;
+        ensure!(client.network == "east" && client.network_gateway.is_none(), "{client:?}");
+        let mut remotes = view.workloads.iter().filter(|(uid, _)| uid.starts_with("west/SplitHorizonWorkload/"));
+        let Some((_, remote)) = remotes.next() else { bail!("nothing of west in {:?}", view.workloads.keys()) };
+        ensure!(remote.network == "west" && remote.services.contains_key(WEB), "{remote:?}");
+        let Some(gateway) = &remote.network_gateway else { bail!("no way there: {remote:?}") };
+        let address = gateway.address.as_ref().map(|place| place.address.as_slice());
+        ensure!(address == Some(&[172, 30, 0, 77]) && gateway.hbone_mtls_port == 15008, "{gateway:?}");
+        Ok(())
+    })
+}
+
+const WEST: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: west, namespace: istio-system, labels: {topology.istio.io/network: west}}
+spec:
+  gatewayClassName: istio-remote
+  addresses: [{type: IPAddress, value: 172.30.0.77}]
+  listeners:
+  - {name: cross-network, port: 15008, protocol: HBONE, tls: {mode: Passthrough}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: far, namespace: shop, labels: {app: server, networking.istio.io/tunnel: http}}
+spec: {address: 10.77.0.1, network: west, serviceAccount: server, labels: {app: server}}
+";
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gate, namespace: shop}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gate, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: gate}}
+spec:
+  selector: {gateway.networking.k8s.io/gateway-name: gate}
+  ports: [{name: hbone, port: 15008}]
+";
 const POLICY: &str = "
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

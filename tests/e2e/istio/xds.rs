@@ -77,6 +77,8 @@ pub(super) struct Workload {
     pub(super) namespace: String,
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub(super) addresses: Vec<Vec<u8>>,
+    #[prost(string, tag = "4")]
+    pub(super) network: String,
     #[prost(int32, tag = "5")]
     pub(super) tunnel_protocol: i32,
     #[prost(string, tag = "7")]
@@ -87,10 +89,14 @@ pub(super) struct Workload {
     pub(super) canonical_name: String,
     #[prost(string, tag = "11")]
     pub(super) canonical_revision: String,
+    #[prost(bool, tag = "14")]
+    pub(super) native_tunnel: bool,
     #[prost(string, repeated, tag = "16")]
     pub(super) authorization_policies: Vec<String>,
     #[prost(int32, tag = "17")]
     pub(super) status: i32,
+    #[prost(message, optional, tag = "19")]
+    pub(super) network_gateway: Option<Gateway>,
     #[prost(map = "string, message", tag = "22")]
     pub(super) services: HashMap<String, Ports>,
 }
@@ -103,6 +109,26 @@ pub(super) struct Service {
     pub(super) addresses: Vec<Place>,
     #[prost(message, repeated, tag = "5")]
     pub(super) ports: Vec<Port>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) waypoint: Option<Gateway>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Gateway {
+    #[prost(message, optional, tag = "1")]
+    pub(super) hostname: Option<Hostname>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) address: Option<Place>,
+    #[prost(uint32, tag = "3")]
+    pub(super) hbone_mtls_port: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Hostname {
+    #[prost(string, tag = "1")]
+    pub(super) namespace: String,
+    #[prost(string, tag = "2")]
+    pub(super) hostname: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

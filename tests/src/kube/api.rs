@@ -112,7 +112,7 @@ fn server(ground: &Ground, keys: &Keys) -> Result<Daemon> {
         .file("tls-private-key-file", &keys.key)
         .file("cert-dir", &directory)
         .file("token-auth-file", &keys.tokens)
-        .file("service-account-key-file", &keys.accounts)
+        .file("service-account-key-file", &keys.accounts_public)
         .file("service-account-signing-key-file", &keys.accounts)
         .args(["--service-account-issuer=https://kubernetes.default.svc"])
         .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false"]))

@@ -43,13 +43,8 @@ pub struct Istiod {
 }
 
 impl Istiod {
-    /// Starts it for an API server that has Istio's resources and the namespace [`NAMESPACE`]; waits until it is ready
-    /// and its root certificate is published.
-    pub(super) fn start(
-        ground: &Ground,
-        (settings, trust_domain): (&Settings, &str),
-        kubectl: &Kubectl,
-    ) -> Result<Self> {
+    /// Starts it for an API server that has Istio's resources and the namespace [`NAMESPACE`], without waiting.
+    pub(super) fn start(ground: &Ground, settings: &Settings, trust_domain: &str) -> Result<Self> {
         let daemon = Daemon::new("istiod", ground, ground.tools.program("pilot-discovery"))?;
         let mesh_file = daemon.directory().join("mesh.yaml");
         let istiod = Self {
@@ -61,9 +56,14 @@ impl Istiod {
         };
         istiod.set_mesh(|_| ())?;
         istiod.launch()?;
-        istiod.wait_ready()?;
-        fs::write(&istiod.root, published_root(kubectl)?)?;
         Ok(istiod)
+    }
+
+    /// Waits until it is ready and has published its root certificate, which is then in the file [`Istiod::root`].
+    pub(super) fn wait_published(&self, kubectl: &Kubectl) -> Result<()> {
+        self.wait_ready()?;
+        fs::write(&self.root, published_root(kubectl)?)?;
+        Ok(())
     }
 
     /// Where xDS and the authority are, as nodes and pods reach them.
@@ -161,13 +161,16 @@ fn configured(daemon: Daemon, settings: &Settings, kubeconfig: &Path, mesh: &Pat
         .envs(settings.variables.clone())
 }
 
+/// What Istio's chart sets for ambient mode, and the lab's own.
 fn mesh(settings: &Settings, trust_domain: &str) -> Map<String, Value> {
-    let own = json!({
-        "rootNamespace": NAMESPACE,
-        "trustDomain": trust_domain,
-        "defaultConfig": {"discoveryAddress": Istiod::address()},
-    });
-    let own = if let Value::Object(fields) = own { fields } else { Map::new() };
+    let global = json!({"matchExpressions": [{"key": "istio.io/global", "operator": "In", "values": ["true"]}]});
+    let own = [
+        ("rootNamespace", json!(NAMESPACE)),
+        ("trustDomain", json!(trust_domain)),
+        ("defaultConfig", json!({"discoveryAddress": Istiod::address()})),
+        ("serviceScopeConfigs", json!([{"servicesSelector": global, "scope": "GLOBAL"}])),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value));
     own.into_iter().chain(settings.mesh.clone()).collect()
 }
 

@@ -16,8 +16,9 @@ pub(super) struct Keys {
     pub(super) root: PathBuf,
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
-    /// Signs the tokens of service accounts.
+    /// Signs the tokens of service accounts; and its public half.
     pub(super) accounts: PathBuf,
+    pub(super) accounts_public: PathBuf,
     /// Who may come in by a token that never changes: the administrator.
     pub(super) tokens: PathBuf,
     secret: String,
@@ -33,6 +34,7 @@ impl Keys {
             certificate: file("apiserver.pem"),
             key: file("apiserver.key"),
             accounts: file("accounts.key"),
+            accounts_public: file("accounts.pub"),
             tokens: file("tokens.csv"),
             // Of a key that is used for nothing else.
             secret: own.serialize_der().iter().rev().take(32).map(|byte| format!("{byte:02x}")).collect(),
@@ -42,7 +44,9 @@ impl Keys {
         let certificate = server()?.signed_by(&pair, &issuer)?;
         write(&keys.certificate, &certificate.pem())?;
         write(&keys.key, &pair.serialize_pem())?;
-        write(&keys.accounts, &KeyPair::generate()?.serialize_pem())?;
+        let accounts = KeyPair::generate()?;
+        write(&keys.accounts, &accounts.serialize_pem())?;
+        write(&keys.accounts_public, &accounts.public_key_pem())?;
         write(&keys.tokens, &format!("{},administrator,1,\"system:masters\"\n", keys.secret))?;
         Ok(keys)
     }

@@ -66,6 +66,12 @@ impl Kubectl {
         self.pipe(&["apply", "--server-side", "--force-conflicts", "--filename=-"], yaml).map(drop)
     }
 
+    /// Changes the status of objects, which are there: what their controllers or kubelets do.
+    pub fn apply_status(&self, yaml: &str) -> Result<()> {
+        let arguments = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "--filename=-"];
+        self.pipe(&arguments, yaml).map(drop)
+    }
+
     /// Creates objects for as long as the value that this gives lives.
     pub fn applied(&self, yaml: &str) -> Result<Applied<'_>> {
         let applied = Applied { kubectl: self, yaml: yaml.to_owned() };

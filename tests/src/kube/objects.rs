@@ -17,6 +17,10 @@ const NETWORK: &str = "topology.istio.io/network";
 /// When everything became what it is; nobody compares it with a clock.
 const SINCE: &str = "2026-01-01T00:00:00Z";
 
+/// Of a pod's only container. Nobody ever pulls the image.
+const CONTAINER: &str = "main";
+const IMAGE: &str = "lab";
+
 /// A node's name and addresses.
 pub(super) type Host<'a> = (&'a str, [IpAddr; 2]);
 
@@ -91,10 +95,22 @@ pub(super) fn pod(pod: &Pod) -> Value {
     object
 }
 
-/// What a kubelet would write of a pod that runs on `host`. Empty `addresses` are the host's.
-pub(super) fn status(host: Host<'_>, addresses: &[IpAddr], readiness: Readiness) -> Value {
+/// A node's agent's pod, of which only the status counts.
+pub(super) fn agent_status(host: Host<'_>) -> Value {
+    let mut object = object("Pod", &agent_name(host.0), Some(NAMESPACE));
+    object["status"] = status(host, &host.1, Readiness::Ready);
+    object
+}
+
+/// A pod, of which only the status counts: what a kubelet would write of one that runs on `host`.
+pub(super) fn pod_status(host: Host<'_>, pod: &Pod, readiness: Readiness) -> Value {
+    let mut object = object("Pod", &pod.name, Some(&pod.namespace));
+    object["status"] = status(host, &pod.addresses, readiness);
+    object
+}
+
+fn status(host: Host<'_>, own: &[IpAddr], readiness: Readiness) -> Value {
     let all = |addresses: &[IpAddr]| addresses.iter().map(|address| json!({"ip": address})).collect::<Vec<_>>();
-    let own = if addresses.is_empty() { &host.1 } else { addresses };
     let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|kind| {
         let judged = matches!(kind, "ContainersReady" | "Ready");
         condition(kind, if judged { readiness } else { Readiness::Ready })
@@ -107,6 +123,14 @@ pub(super) fn status(host: Host<'_>, addresses: &[IpAddr], readiness: Readiness)
         "podIP": own.first(),
         "podIPs": all(own),
         "conditions": conditions,
+        "containerStatuses": [{
+            "name": CONTAINER,
+            "image": IMAGE,
+            "imageID": IMAGE,
+            "ready": readiness == Readiness::Ready,
+            "restartCount": 0,
+            "state": {"running": {"startedAt": SINCE}},
+        }],
     })
 }
 
@@ -135,7 +159,7 @@ fn spec(node: &str, account: &str) -> Value {
         "serviceAccountName": account,
         "automountServiceAccountToken": false,
         "terminationGracePeriodSeconds": 0,
-        "containers": [{"name": "main", "image": "lab"}],
+        "containers": [{"name": CONTAINER, "image": IMAGE}],
     })
 }
 
@@ -150,4 +174,57 @@ fn object(kind: &str, name: &str, namespace: Option<&str>) -> Value {
         metadata["namespace"] = json!(namespace);
     }
     json!({"apiVersion": "v1", "kind": kind, "metadata": metadata})
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Readiness, pod, pod_status, service, surroundings};
+    use crate::topology::{Pod, Service, Topology};
+    use crate::world::World;
+
+    fn world() -> World {
+        let mut topology = Topology::new()
+            .pod(Pod::new("a", "n1").namespace("shop"))
+            .pod(Pod::new("b", "n1").plain())
+            .pod(Pod::new("c", "n1").namespace("elsewhere").unknown())
+            .service(Service::new("s").port(80, 8080).selects("app", "a"))
+            .service(Service::new("h").port(80, 8080).headless());
+        topology.assign_addresses();
+        World { pods: topology.pods, services: topology.services, ..World::default() }
+    }
+
+    #[test]
+    fn only_pods_of_the_mesh_are_marked() {
+        let world = world();
+        let annotations = |at: usize| pod(&world.pods[at])["metadata"]["annotations"].clone();
+        assert_eq!(annotations(0), json!({"ambient.istio.io/redirection": "enabled"}));
+        assert_eq!(annotations(1), json!(null));
+    }
+
+    #[test]
+    fn what_kubernetes_does_not_know_needs_no_surroundings() {
+        let objects = surroundings(&world());
+        let names: Vec<_> = objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["default", "shop", "b", "mesh-agent", "a"]);
+    }
+
+    #[test]
+    fn a_status_has_both_families_and_the_readiness() {
+        let host = ("n1", ["172.30.0.1".parse().unwrap(), "fd00:30::1".parse().unwrap()]);
+        let status = pod_status(host, &world().pods[0], Readiness::NotReady)["status"].clone();
+        assert_eq!(status["podIPs"], json!([{"ip": "10.40.1.10"}, {"ip": "fd00:40:1::10"}]));
+        assert_eq!(status["hostIP"], "172.30.0.1");
+        let states: Vec<_> = status["conditions"].as_array().unwrap().iter().map(|one| &one["status"]).collect();
+        assert_eq!(states, ["True", "True", "False", "False"]);
+    }
+
+    #[test]
+    fn services_keep_their_addresses() {
+        let world = world();
+        let spec = |at: usize| service(&world.services[at])["spec"].clone();
+        assert_eq!(spec(0)["clusterIPs"], json!(["10.50.0.1", "fd00:50::1"]));
+        assert_eq!(spec(1)["clusterIPs"], json!(["None"]));
+    }
 }

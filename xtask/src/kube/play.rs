@@ -121,6 +121,8 @@ pub(super) fn kubectl(_root: &Path, arguments: &[OsString]) -> Result<()> {
 fn command(state: &State) -> Command {
     let mut command = Command::new(Tools::at(state.tools.clone()).program("kubectl"));
     command.arg("--kubeconfig").arg(&state.kubeconfig);
+    // The user's own is for clusters that stay.
+    command.arg("--cache-dir").arg(sweep::directory(NAME).join("kube/cache"));
     command
 }
 
