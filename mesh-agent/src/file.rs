@@ -1,14 +1,18 @@
 //! The node's configuration from one YAML file: read, checked as a whole, translated to the model, and watched.
 //!
 //! [`schema`] is what may be written, [`translate`] what it means, [`policy`] turns Kubernetes-shaped policies into the
-//! form that the data path evaluates, [`port`] is how a port is written, [`problem`] is how mistakes are told, [`watch`] notices edits. A file with any
+//! form that the data path evaluates, [`service`] is about services, [`gateway`] is how gateways are
+//! written and [`port`] how ports, [`problem`] is how mistakes are told, [`watch`] notices edits. A file with any
 //! mistake is rejected whole: what is in force stays in force.
 
 pub mod duration;
+mod gateway;
+mod pods;
 mod policy;
 mod port;
 pub mod problem;
 pub mod schema;
+mod service;
 mod translate;
 pub mod watch;
 

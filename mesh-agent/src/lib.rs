@@ -12,9 +12,12 @@ pub mod model;
 // Rank 2: wire formats.
 pub mod hbone;
 pub mod proto;
-// Rank 3: where configuration and certificates come from.
+// Rank 3: where configuration, certificates and the answers to names come from.
+pub mod dns;
 pub mod file;
 pub mod identity;
+pub mod xds;
+pub mod zds;
 // Rank 4: the data path and the kernel's part of it.
 pub mod bpf;
 pub mod proxy;

@@ -1,16 +1,19 @@
 //! The node role, composed: the one file that knows every part. Built in order, started, and ended in reverse.
 //!
 //! ```text
-//! file --> config --+--> worlds ----> shards (one thread per core)
-//!                   +--> pods ------> driver --> kernel, shards
+//! file --> config --+--> worlds ----> shards (one thread per core)   (or istiod --> xds --> worlds)
+//!                   +--> pods ------> driver --> kernel, shards      (or CNI agent --> zds --> pods)
 //!                   +--> identities > certs
 //! shards, driver, certs, config ----> pages, metrics (reads only)
 //! ```
 
 mod documents;
+mod dump;
 mod facts;
+mod mesh;
 mod metrics;
 mod pages;
+mod pods;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,18 +30,22 @@ use crate::bpf::attach::Mechanism;
 use crate::bpf::facts::{Facts, find_cgroup};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
-use crate::file::schema::{CaptureBy, Node, OnShutdown};
+use crate::dns::{self, Ipv6, Realm, Upstream};
+use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
 use crate::identity::Certs;
 use crate::identity::ca::{CaClient, CaConfig};
 use crate::model::{PodSpec, World};
-use crate::pods::capture::Kernel;
-use crate::pods::driver::{self, Driver, PodStatus, Settings};
+use crate::pods::capture::{Capture, Kernel};
+use crate::pods::driver::{self, Driver, PodStatus, Retry, Settings};
+use crate::pods::listeners::Names;
+use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
 use crate::sys::{caps, limits, memory, signal};
 use crate::task::Tasks;
+use crate::telemetry;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 
@@ -57,12 +64,13 @@ pub(crate) struct View {
     started: Instant,
     node: Arc<Node>,
     mechanism: Mechanism,
-    configs: watch::Receiver<Arc<Config>>,
+    worlds: watch::Receiver<Arc<World>>,
+    istiod: Option<crate::xds::Handle>,
     loads: watch::Receiver<LoadState>,
     pods: watch::Receiver<Vec<PodStatus>>,
     certs: Certs,
     shards: Shards,
-    capture: Arc<Kernel>,
+    capture: Arc<dyn Capture>,
     facts: Option<Arc<dyn KernelFacts>>,
     ready: Ready,
     log: crate::telemetry::log::Filter,
@@ -99,14 +107,16 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     let feeds = Feeds::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let (shards, threads) = shards(&node, &feeds, &certs, &metrics, kernel.facts.clone())?;
-    let settings = Settings { on_shutdown: on_shutdown(&node), drain: node.drain };
-    let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings);
+    let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings(&node));
     let (states, loads) = watch::channel(LoadState::good(path));
+    let istiod = mesh::source(&node, &feeds.worlds, &tasks)?;
+    let synced = istiod.as_ref().map(|istiod| (ready.gate("mesh configuration"), istiod.status.clone()));
     let view = View {
         started: Instant::now(),
         node: Arc::clone(&node),
-        mechanism: kernel.capture.mechanism(),
-        configs: feeds.configs.subscribe(),
+        mechanism: kernel.mechanism,
+        worlds: feeds.worlds.subscribe(),
+        istiod,
         loads,
         pods: pods.clone(),
         certs: certs.clone(),
@@ -118,11 +128,16 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     };
     metrics::register(&metrics, &view);
     open_pages(&view, &metrics, &tasks)?;
-    let desired = feeds.pods.subscribe();
-    tasks.spawn(mark_when_enrolled(enrolled, pods, Arc::clone(&desired.borrow())));
+    let stop = stop_signal(&tasks);
+    // Before the mesh is known, nobody could say who may talk to a pod: what is captured already is refused until then.
+    if let Some((gate, status)) = synced {
+        mesh::synced(gate, status, &stop).await;
+    }
+    let source = pods::Source { feeds: &feeds, certs: &certs, ready: &view.ready, tasks: &tasks };
+    let desired = source.open(&node, enrolled, pods, &stop);
     follow(edits, feeds, states, certs, &tasks);
     tracing::info!(node = node.name, version = env!("CARGO_PKG_VERSION"), capture = ?view.mechanism, "node agent started");
-    driver.run(desired, stop_signal(&tasks)).await;
+    driver.run(desired, stop).await;
     end(&node, threads, &tasks).await;
     drop(log);
     Ok(())
@@ -130,12 +145,12 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
 
 /// The kernel's part, attached and ready to take pods.
 struct KernelParts {
-    capture: Arc<Kernel>,
+    capture: Arc<dyn Capture>,
+    mechanism: Mechanism,
     facts: Option<Arc<dyn KernelFacts>>,
 }
 
 fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
-    let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
     let mechanism = match node.capture {
         CaptureBy::Auto => Mechanism::detect(),
         CaptureBy::Tcx => Mechanism::Tcx,
@@ -144,9 +159,23 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     let logging = if node.bpf_log { Logging::On } else { Logging::Off };
     let facts = attach_facts(node);
     let known = facts.clone().map(|facts| Arc::new(facts::Source::new(facts)) as Arc<dyn KernelFacts>);
-    let capture = Kernel::new(pins, &node.run_dir, mechanism, logging, facts)
-        .with_context(|| format!("run_dir {}", node.run_dir.display()))?;
-    Ok(KernelParts { capture: Arc::new(capture), facts: known })
+    let names = if node.dns.capture { Names::Captured } else { Names::LeftAlone };
+    let programs = |facts| -> anyhow::Result<Kernel> {
+        let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
+        let kernel = Kernel::new(pins, &node.run_dir, mechanism, logging, facts);
+        let kernel = kernel.with_context(|| format!("run_dir {}", node.run_dir.display()))?;
+        Ok(kernel.names(names))
+    };
+    let capture: Arc<dyn Capture> = if node.zds.is_some() {
+        let former = programs(None);
+        if let Err(error) = &former {
+            tracing::info!(%error, "what an agent without a CNI agent may have left here is not looked for");
+        }
+        Arc::new(Redirected::new(facts, former.ok(), names))
+    } else {
+        Arc::new(programs(facts)?)
+    };
+    Ok(KernelParts { capture, mechanism, facts: known })
 }
 
 /// Kernel facts are a bonus: without them records lack a few fields, and nothing else changes.
@@ -169,14 +198,21 @@ fn authority(node: &Node) -> CaConfig {
         address: node.ca.address.clone(),
         root: node.ca.root.clone(),
         token: node.ca.token.clone(),
+        server_name: node.ca.server_name.clone(),
         cluster: node.cluster.clone(),
     }
 }
 
-fn on_shutdown(node: &Node) -> driver::OnShutdown {
-    match node.on_shutdown {
+fn settings(node: &Node) -> Settings {
+    let on_shutdown = match node.on_shutdown {
         OnShutdown::Keep => driver::OnShutdown::Keep,
         OnShutdown::Withdraw => driver::OnShutdown::Withdraw,
+    };
+    let settings = Settings { on_shutdown, drain: node.drain, retry: Retry::default() };
+    match node.zds {
+        None => settings,
+        // What keeps redirected pods captured is not ours to keep or to withdraw.
+        Some(_) => Settings { on_shutdown: driver::OnShutdown::Keep, retry: pods::RETRY, ..settings },
     }
 }
 
@@ -188,10 +224,29 @@ fn shards(
     facts: Option<Arc<dyn KernelFacts>>,
 ) -> anyhow::Result<(Shards, Threads)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let deps = Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone() };
+    let names = telemetry::dns::Names::default();
+    metrics.register(Box::new(names.clone()));
+    let dns = dns::server::Deps { settings: Arc::new(names_settings(&node.dns)), metrics: names };
+    let deps =
+        Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone(), dns };
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
     Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")
+}
+
+fn names_settings(dns: &schema::Dns) -> dns::Settings {
+    dns::Settings {
+        realm: Realm { domain: dns.domain.to_ascii_lowercase(), preferred_namespace: dns.preferred_namespace.clone() },
+        upstream: match dns.upstream {
+            schema::dns::Upstream::Original => Upstream::Original,
+            schema::dns::Upstream::Node => Upstream::Node,
+        },
+        resolv_conf: dns.resolv_conf.clone(),
+        ipv6: match dns.ipv6 {
+            schema::dns::Ipv6::On => Ipv6::On,
+            schema::dns::Ipv6::Off => Ipv6::Off,
+        },
+    }
 }
 
 /// The configuration in force, and its parts for those who need only one.
@@ -216,11 +271,20 @@ fn follow(edits: Edits, feeds: Feeds, states: watch::Sender<LoadState>, certs: C
     let mut loaded = feeds.configs.subscribe();
     tasks.spawn(file::watch::follow(edits, feeds.configs, states));
     let (worlds, pods) = (feeds.worlds, feeds.pods);
+    // As it was at the start: settings of the node wait for the next one.
+    let (described, listed) = {
+        let node = &loaded.borrow().node;
+        (node.xds.is_none(), node.zds.is_none())
+    };
     tasks.spawn(async move {
         while loaded.changed().await.is_ok() {
             let config = Arc::clone(&loaded.borrow_and_update());
-            worlds.send_replace(Arc::clone(&config.world));
-            certs.keep_only(&config.identities);
+            if described {
+                worlds.send_replace(Arc::clone(&config.world));
+            }
+            if described && listed {
+                certs.keep_only(&config.identities);
+            }
             pods.send_if_modified(|old| {
                 let changed = **old != *config.pods;
                 *old = Arc::clone(&config.pods);
@@ -237,10 +301,12 @@ fn open_pages(view: &View, metrics: &Metrics, tasks: &Tasks) -> anyhow::Result<(
     let socket = server::bind_socket(&node.run_dir.join(ADMIN_SOCKET))?;
     let scraped = server::bind(node.metrics, "metrics")?;
     let asked = server::bind(node.readiness, "readiness")?;
+    let tools = server::bind(node.admin, "admin")?;
     let serve = |listener, router: Router| tasks.spawn(server::serve(listener, Arc::new(router), tasks.clone()));
     serve(socket, pages::admin(view, metrics));
     serve(scraped, pages::metrics(Router::new(), metrics));
     serve(asked, view.ready.router());
+    serve(tools, pages::tools(view));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Marks, ports and the ABI number.
 
 /// Number of the layout of everything pinned; a change of any map or program contract raises it.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Mark on every socket of the agent inside a pod (Istio's 0x539).
 pub const AGENT_MARK: u32 = 0x539;
@@ -16,6 +16,12 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const PLAINTEXT_PORT: u16 = 15006;
 /// Listener for HBONE: mutual TLS with HTTP/2 CONNECT inside.
 pub const HBONE_PORT: u16 = 15008;
+
+/// Listener for DNS over TCP, and the sockets for DNS over UDP, captured in the pod.
+pub const DNS_PORT: u16 = 15053;
+
+/// Where name servers listen.
+pub const NAME_SERVER_PORT: u16 = 53;
 
 /// Routing table that delivers captured packets locally.
 pub const ROUTE_TABLE: u32 = 100;

@@ -2,22 +2,24 @@
 //! enough, from what a socket lookup found. Pure: the kernel runs it per packet, the tests run it on the host.
 //!
 //! The rules close by themselves: in phase strict, what is neither known to be older than the enrolment nor meant to
-//! pass is captured, and what is captured and finds no proxy socket is answered by a reset from inside the pod.
+//! pass is captured, and what is captured and finds no proxy socket is answered by a reset from inside the pod. What
+//! is asked of name servers is the exception: without an agent it goes its way.
 
-use crate::abi::{HBONE_PORT, PLAINTEXT_PORT};
+use crate::abi::{HBONE_PORT, NAME_SERVER_PORT, PLAINTEXT_PORT};
 use crate::maps::{Address, FlowKey, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
 
 /// TCP header flags.
 pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
 
-/// A TCP packet's headers. Ports in host byte order.
+/// A TCP or UDP packet's headers. Ports in host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     pub source: Address,
     pub destination: Address,
     pub source_port: u16,
     pub destination_port: u16,
+    /// TCP's; 0 for UDP.
     pub flags: u8,
 }
 
@@ -56,6 +58,8 @@ impl Flow {
 pub enum Egress {
     /// A new connection: to the outbound listener.
     Capture,
+    /// A new connection to a name server: to the DNS listener; on its way if there is none.
+    Ask,
     /// Part of a captured connection, or of none that may leave: to the pod's own stack.
     Loop,
     /// To the pod's own stack if a proxy socket exists there, else on its way.
@@ -73,12 +77,38 @@ pub enum Egress {
 pub fn egress(config: &PodConfig, flow: &Flow) -> Egress {
     let draining = config.phase == Phase::Draining as u32;
     if flow.opens() {
-        return if draining { Egress::Pass } else { Egress::Capture };
+        return match draining {
+            true => Egress::Pass,
+            false if asks_name_server(config, flow) => Egress::Ask,
+            false => Egress::Capture,
+        };
     }
     if is_probe(config, &flow.destination, flow.source_port) {
         return Egress::PassProbe;
     }
     if config.phase == Phase::Strict as u32 { Egress::LoopUnlessOlder } else { Egress::LoopIfProxied }
+}
+
+/// Whether a packet on its way out of the pod (a UDP datagram, or the first one of a TCP connection) is meant for a name
+/// server whose place the agent takes.
+#[inline(always)]
+pub fn asks_name_server(config: &PodConfig, flow: &Flow) -> bool {
+    config.dns == 1
+        && config.phase != Phase::Draining as u32
+        && flow.destination_port == NAME_SERVER_PORT
+        && is_one_routed_host(&flow.destination)
+}
+
+/// Whether an answer in the name of this address would be delivered as any other: not for multicast and broadcast, which
+/// several may answer, nor for IPv6 link-local addresses, whose sockets are bound to the link.
+#[inline(always)]
+fn is_one_routed_host(address: &Address) -> bool {
+    let a = address;
+    let mapped = u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]) == 0
+        && u32::from_ne_bytes([a[8], a[9], a[10], a[11]]) == u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    let special_v4 = a[12] >= 224;
+    let special_v6 = a[0] == 0xff || (a[0] == 0xfe && a[1] & 0xc0 == 0x80);
+    if mapped { !special_v4 } else { !special_v6 }
 }
 
 /// What to do with a packet that arrives for the pod.

@@ -48,7 +48,8 @@ pub struct PodConfig {
     pub lo: u32,
     pub probe_count: u32,
     pub node_count: u32,
-    pub reserved: u32,
+    /// 1: what the pod asks name servers is captured; 0: it goes its way.
+    pub dns: u32,
     /// Host byte order.
     pub probe_ports: [u16; MAX_PROBE_PORTS],
     pub node_addresses: [Address; MAX_NODE_ADDRESSES],
@@ -61,7 +62,7 @@ impl PodConfig {
         lo: 1,
         probe_count: 0,
         node_count: 0,
-        reserved: 0,
+        dns: 0,
         probe_ports: [0; MAX_PROBE_PORTS],
         node_addresses: [[0; 16]; MAX_NODE_ADDRESSES],
     };
@@ -109,10 +110,11 @@ pub enum ListenerIndex {
     Outbound = 0,
     Plaintext = 1,
     Hbone = 2,
+    Dns = 3,
 }
 
 impl ListenerIndex {
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 
     /// The listener on this port of the agent.
     #[inline(always)]
@@ -120,6 +122,7 @@ impl ListenerIndex {
         match port {
             crate::abi::OUTBOUND_PORT => Self::Outbound,
             crate::abi::HBONE_PORT => Self::Hbone,
+            crate::abi::DNS_PORT => Self::Dns,
             _ => Self::Plaintext,
         }
     }
@@ -139,7 +142,7 @@ pub enum Counter {
     Probe = 3,
     /// Packets of flows older than the enrolment.
     Preexisting = 4,
-    /// Packets that are not TCP.
+    /// Packets that are neither TCP nor captured DNS.
     NotTcp = 5,
     /// TCP fragments, dropped.
     Fragment = 6,
@@ -151,10 +154,16 @@ pub enum Counter {
     FailedOpen = 9,
     /// Packets answered by a reset because neither a proxy socket nor an older flow explains them.
     Orphan = 10,
+    /// DNS queries over UDP taken.
+    DnsUdp = 11,
+    /// New DNS connections over TCP taken.
+    DnsTcp = 12,
+    /// DNS queries and connections passed because the agent has no socket for them.
+    DnsPassed = 13,
 }
 
 impl Counter {
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 14;
     pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
         (Self::CapturedOut, "captured_outbound"),
         (Self::CapturedIn, "captured_inbound"),
@@ -167,6 +176,9 @@ impl Counter {
         (Self::NoListener, "no_listener"),
         (Self::FailedOpen, "failed_open"),
         (Self::Orphan, "orphan"),
+        (Self::DnsUdp, "dns_udp"),
+        (Self::DnsTcp, "dns_tcp"),
+        (Self::DnsPassed, "dns_passed"),
     ];
 }
 
@@ -204,11 +216,12 @@ mod tests {
 
     #[test]
     fn ports_have_their_listeners() {
-        use ListenerIndex::{Hbone, Outbound, Plaintext};
-        for (port, expected) in [(15001, Outbound), (15006, Plaintext), (15008, Hbone), (80, Plaintext)] {
+        use ListenerIndex::{Dns, Hbone, Outbound, Plaintext};
+        let cases = [(15001, Outbound), (15006, Plaintext), (15008, Hbone), (15053, Dns), (80, Plaintext)];
+        for (port, expected) in cases {
             assert_eq!(ListenerIndex::of(port), expected, "{port}");
         }
-        assert!([Outbound, Plaintext, Hbone].iter().all(|index| (*index as u32) < ListenerIndex::COUNT));
+        assert!([Outbound, Plaintext, Hbone, Dns].iter().all(|index| (*index as u32) < ListenerIndex::COUNT));
     }
 
     #[test]

@@ -5,10 +5,10 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_redirect, bpf_sk_assign, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skc_lookup_tcp,
+    bpf_redirect, bpf_sk_assign, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::TcContext;
-use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, MARK_MASK};
+use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, DNS_PORT, MARK_MASK};
 use mesh_common::classify::Flow;
 
 use crate::packet::Family;
@@ -49,18 +49,40 @@ pub enum Listener {
     Missing,
 }
 
-/// Looks for the agent's listener on `port` and, for `Then::Assign`, gives the packet to it.
+/// Looks for the agent's TCP listener on `port` and, for `Then::Assign`, gives the packet to it.
 #[inline(always)]
 pub fn listener(ctx: &TcContext, flow: &Flow, family: Family, port: u16, then: Then) -> Listener {
-    let found = find_listener(ctx, flow, family, port);
+    let (mut tuple, size) = towards(flow, family, port);
+    // SAFETY: `tuple` lives on the stack and `size` is the size of its part for this family.
+    let found = unsafe { bpf_sk_lookup_tcp(skb(ctx).cast(), &raw mut tuple, size, CURRENT_NETNS, 0) };
     if found.is_null() {
         return Listener::Missing;
     }
     // SAFETY: checked not to be null. A port taken by the pod itself while the agent is away has another mark.
     let ours = unsafe { (*found).state == TCP_LISTEN && (*found).mark & MARK_MASK == AGENT_MARK };
+    settle(ctx, found, ours, then)
+}
+
+/// Looks for the agent's socket for DNS datagrams and, for `Then::Assign`, gives the packet to it.
+#[inline(always)]
+pub fn datagrams(ctx: &TcContext, flow: &Flow, family: Family, then: Then) -> Listener {
+    let (mut tuple, size) = towards(flow, family, DNS_PORT);
+    // SAFETY: `tuple` lives on the stack and `size` is the size of its part for this family.
+    let found = unsafe { bpf_sk_lookup_udp(skb(ctx).cast(), &raw mut tuple, size, CURRENT_NETNS, 0) };
+    if found.is_null() {
+        return Listener::Missing;
+    }
+    // SAFETY: checked not to be null. A port taken by the pod itself while the agent is away has another mark.
+    let ours = unsafe { (*found).mark & MARK_MASK == AGENT_MARK };
+    settle(ctx, found, ours, then)
+}
+
+/// Assigns the packet if that is wanted and the socket is ours, and gives the socket back.
+#[inline(always)]
+fn settle(ctx: &TcContext, found: *mut bpf_sock, ours: bool, then: Then) -> Listener {
     let mut result = if ours { Listener::Found } else { Listener::Missing };
     if ours && then == Then::Assign {
-        // SAFETY: both pointers are valid for the call; the socket is a TCP listener of this namespace.
+        // SAFETY: both pointers are valid for the call; the socket is one of this namespace that waits for anybody.
         let error = unsafe { bpf_sk_assign(skb(ctx).cast(), found.cast(), 0) };
         if error != 0 {
             result = Listener::Missing;
@@ -78,19 +100,17 @@ pub enum Then {
     Assign,
 }
 
+/// The tuple by which a socket of the agent on `port` is found. The packet's own source spreads flows over those that
+/// share the port; the destination is loopback, so that no connection can be meant.
 #[inline(always)]
-fn find_listener(ctx: &TcContext, flow: &Flow, family: Family, port: u16) -> *mut bpf_sock {
-    // The packet's own source spreads flows over the listeners that share the port; the destination is loopback, so
-    // that no connection can be meant.
+fn towards(flow: &Flow, family: Family, port: u16) -> (bpf_sock_tuple, u32) {
     let mut towards = *flow;
     towards.destination = match family {
         Family::V4 => mesh_common::maps::mapped([127, 0, 0, 1]),
         Family::V6 => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
     };
     towards.destination_port = port;
-    let (mut tuple, size) = tuple(&towards, family);
-    // SAFETY: `tuple` lives on the stack and `size` is the size of its part for this family.
-    unsafe { bpf_sk_lookup_tcp(skb(ctx).cast(), &raw mut tuple, size, CURRENT_NETNS, 0) }
+    tuple(&towards, family)
 }
 
 /// The tuple in the form of its family. Both forms are written as the longer one, so that all of it is defined: the compiler

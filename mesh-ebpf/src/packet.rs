@@ -1,4 +1,4 @@
-//! Reading a packet's headers: Ethernet, IPv4 with options, IPv6 with extension headers, TCP. Every read goes through
+//! Reading a packet's headers: Ethernet, IPv4 with options, IPv6 with extension headers, TCP and UDP. Every read goes through
 //! `bpf_skb_load_bytes`, which checks bounds and reads non-linear packets too.
 
 use aya_ebpf::programs::TcContext;
@@ -19,6 +19,8 @@ const SCTP: u8 = 132;
 /// What a packet is to the capture.
 pub enum Packet {
     Tcp(Flow, Family),
+    /// A whole datagram. Fragments of one are [`Packet::Other`]: none of them can be told from another protocol's.
+    Udp(Flow, Family),
     /// A fragment of a TCP packet: without its header it cannot be attributed, so it is not let through.
     Fragment,
     /// Another protocol.
@@ -64,14 +66,21 @@ struct Ipv4 {
 #[inline(always)]
 fn read_v4(ctx: &TcContext) -> Option<Packet> {
     let ip: Ipv4 = ctx.load(ETHERNET).ok()?;
-    if ip.protocol != TCP {
+    if ip.protocol != TCP && ip.protocol != UDP {
         return Some(Packet::Other);
     }
     // More fragments, or an offset.
-    if u16::from_be(ip.fragment) & 0x3fff != 0 {
+    let fragment = u16::from_be(ip.fragment) & 0x3fff != 0;
+    let length = usize::from(ip.version_length & 0x0f) * 4;
+    if ip.protocol == UDP {
+        if fragment || length < 20 {
+            return Some(Packet::Other);
+        }
+        return Some(read_udp(ctx, ETHERNET + length, mapped(ip.source), mapped(ip.destination), Family::V4));
+    }
+    if fragment {
         return Some(Packet::Fragment);
     }
-    let length = usize::from(ip.version_length & 0x0f) * 4;
     if length < 20 {
         return None;
     }
@@ -110,6 +119,7 @@ fn read_v6(ctx: &TcContext) -> Option<Packet> {
                 let tcp = read_tcp(ctx, at)?;
                 return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6));
             }
+            UDP => return Some(read_udp(ctx, at, ip.source, ip.destination, Family::V6)),
             HOP_BY_HOP | ROUTING | DESTINATION => {
                 let extension: [u8; 2] = ctx.load(at).ok()?;
                 next = extension[0];
@@ -156,4 +166,19 @@ impl Tcp {
 fn read_tcp(ctx: &TcContext, at: usize) -> Option<Tcp> {
     // 14 bytes are read as 16 because of the struct's alignment; a TCP header has at least 20.
     ctx.load::<Tcp>(at).ok()
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Udp {
+    source: u16,
+    destination: u16,
+}
+
+/// A datagram whose header ends too early is no concern of ours.
+#[inline(always)]
+fn read_udp(ctx: &TcContext, at: usize, source: [u8; 16], destination: [u8; 16], family: Family) -> Packet {
+    let Ok(udp) = ctx.load::<Udp>(at) else { return Packet::Other };
+    let (source_port, destination_port) = (u16::from_be(udp.source), u16::from_be(udp.destination));
+    Packet::Udp(Flow { source, destination, source_port, destination_port, flags: 0 }, family)
 }

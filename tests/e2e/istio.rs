@@ -5,6 +5,7 @@
 //! | [`certificates`] | who gets a certificate for whom; agents with istiod's certificates |
 //! | [`echo`] | Istio's echo client and server as foreign ends of a tunnel |
 //! | [`discovery`] | Kubernetes objects become resources, and cease to be |
+//! | [`mesh`] | agents whose mesh is istiod's: objects take effect in traffic |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
 
 mod certificates;
@@ -12,6 +13,7 @@ mod csr;
 mod discovery;
 mod echo;
 mod grpc;
+mod mesh;
 mod xds;
 
 use mesh_e2e::{Pod, Service, Topology, kube};
@@ -33,19 +35,35 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("pods_come_and_go", &LAB, discovery::life).limit(LIMIT),
     Case::shared("policies_become_authorizations", &LAB, discovery::policies).limit(LIMIT),
     Case::shared("a_gateway_becomes_a_waypoint", &LAB, discovery::waypoint).limit(LIMIT),
+    Case::shared("mesh_pods_talk", &MESH, mesh::pods_talk).limit(LIMIT),
+    Case::shared("mesh_policies", &MESH, mesh::policies).limit(LIMIT),
+    Case::shared("mesh_services", &MESH, mesh::services).limit(LIMIT),
+    Case::shared("mesh_trap_13_waypoint_that_is_not_there", &MESH, mesh::waypoint_that_is_not_there).limit(LIMIT),
+    Case::shared("mesh_config_dump", &MESH, mesh::config_dump).limit(LIMIT),
+    Case::fresh("mesh_istiod_away_under_load", of_istiod, mesh::istiod_away_under_load).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];
 
-/// Two nodes, pods of every kind, and a service.
+/// The same, and the agents' mesh is what istiod says.
+static MESH: Fixture = Fixture { name: "mesh of istiod", topology: of_istiod };
+
+fn of_istiod() -> Topology {
+    pods().kubernetes(kube::Settings::new().mesh_from_istiod())
+}
+
 fn topology() -> Topology {
+    pods().kubernetes(kube::Settings::new())
+}
+
+/// Two nodes, pods of every kind, and a service.
+fn pods() -> Topology {
     Topology::new()
         .pod(Pod::new("client", "n1").label("app", "client"))
         .pod(Pod::new("plain", "n1").plain())
         .pod(Pod::new("stranger", "n1").unknown())
         .pod(Pod::new("server", "n2").namespace("shop").label("app", "server").label("version", "v2"))
         .service(Service::new("web").namespace("shop").port(80, 8080).selects("app", "server"))
-        .kubernetes(kube::Settings::new())
 }
 
 /// The same on a network that has a name, and may know of others.

@@ -7,12 +7,14 @@
 //! | module | what its cases are about |
 //! |---|---|
 //! | [`traffic`] | bytes get through the mesh, and only through it, as they would without one |
+//! | [`dns`] | names of the mesh and of others |
 //! | [`policy`] | who is allowed, who is not, and when that changes |
 //! | [`peers`] | wrong peers and garbage |
 //! | [`config`] | wrong files |
 //! | [`lifecycle`] | enrolment and its end, restarts, crashes, idling |
 
 mod config;
+mod dns;
 mod lifecycle;
 mod peers;
 mod policy;
@@ -25,6 +27,7 @@ use runner::{Group, run};
 
 const GROUPS: &[Group] = &[
     Group { name: "traffic", cases: traffic::CASES },
+    Group { name: "dns", cases: &[dns::CASES] },
     Group { name: "policy", cases: &[policy::CASES] },
     Group { name: "peers", cases: &[peers::CASES] },
     Group { name: "config", cases: &[config::CASES] },

@@ -97,6 +97,8 @@ fn prepared() -> Result<()> {
         ("nsenter", "--version", "util-linux"),
         ("tcpdump", "--version", "tcpdump"),
         ("nginx", "-v", "nginx-light"),
+        ("dig", "-v", "bind9-dnsutils"),
+        ("musl-gcc", "--version", "musl-tools"),
     ] {
         let mut command = Command::new(tool);
         command.arg(flag).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

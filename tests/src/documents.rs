@@ -11,10 +11,21 @@ pub struct Status {
     /// Empty when ready.
     pub pending: Vec<String>,
     pub config: Config,
+    /// Only where an istiod says what the mesh is.
+    pub istiod: Option<Istiod>,
     pub pods: Vec<Pod>,
     pub certificates: Vec<Certificate>,
     pub connections: Connections,
     pub capture: Vec<Counter>,
+}
+
+/// The agent's stream to istiod.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Istiod {
+    pub state: String,
+    pub error: Option<String>,
+    #[serde(default)]
+    pub rejected: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

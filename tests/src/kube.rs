@@ -145,6 +145,15 @@ impl Kube {
         })
     }
 
+    /// What a node's agent is told of where its mesh comes from, as the fields of `xds` in its file.
+    pub fn xds(&self, node: &str) -> Value {
+        json!({
+            "address": format!("https://{}", Istiod::address()),
+            "pod": format!("mesh-agent-{node}"),
+            "namespace": "istio-system",
+        })
+    }
+
     /// The file of the token of a node's agent: bound to its pod `mesh-agent-NODE`, for the audience `istio-ca`.
     pub fn token(&self, node: &str) -> PathBuf {
         self.tokens.file(node)

@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::authority::{Authority, Place, replace};
 use crate::binary;
 use crate::eventually::eventually;
-use crate::kube::{Ground, Kube};
+use crate::kube::{self, Ground, Kube};
 use crate::namespace::Namespace;
 use crate::nginx::Nginx;
 use crate::place::{Node, RunningPod, join, open};
@@ -307,6 +307,11 @@ impl Lab {
         Kube::start(ground, (settings, &self.settings.trust_domain), nodes, &self.world()).map(Some)
     }
 
+    fn mesh_is_istiods(&self) -> bool {
+        let of = |settings: &kube::Settings| settings.mesh_from == kube::settings::MeshFrom::Istiod;
+        self.settings.kubernetes.as_ref().is_some_and(of)
+    }
+
     /// Writes the authority's file and every node's.
     fn write_files(&self) -> Result<()> {
         let world = self.world().clone();
@@ -318,7 +323,10 @@ impl Lab {
                 Some(kube) => kube.ca(&node.name),
                 None => self.authority.for_node(&node.name)?,
             };
-            let settings = node.settings(&self.settings, ca);
+            let mut settings = node.settings(&self.settings, ca);
+            if let (Some(kube), true) = (&self.kube, self.mesh_is_istiods()) {
+                settings["xds"] = kube.xds(&node.name);
+            }
             let netns = |pod: &Pod| format!("/run/netns/{}-{}", self.claim.name(), pod.name);
             replace(&node.agent.config_file(), &world.render(&node.name, &settings, netns))?;
         }

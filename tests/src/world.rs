@@ -66,6 +66,12 @@ impl World {
     pub(crate) fn render(&self, node: &str, settings: &Value, netns: impl Fn(&Pod) -> String) -> String {
         let mut text = format!("node: {settings}\n");
         let own = self.pods.iter().filter(|pod| pod.node == node && pod.membership == Membership::Enrolled);
+        if settings.get("xds").is_some() {
+            // The rest is said by whom that names.
+            let described = |pod: &Pod| merged(enrolled(pod, &netns(pod)), &addressed(pod));
+            section(&mut text, "pods", &lines(own.map(described)));
+            return text;
+        }
         section(&mut text, "pods", &lines(own.map(|pod| enrolled(pod, &netns(pod)))));
         let known = self.pods.iter().filter(|pod| pod.membership != Membership::Unknown);
         section(&mut text, "workloads", &(lines(known.map(workload)) + &self.other_workloads));
@@ -104,6 +110,12 @@ fn enrolled(pod: &Pod, netns: &str) -> Value {
         "probe_ports": pod.probe_ports,
         "when_down": pod.when_down,
     })
+}
+
+fn addressed(pod: &Pod) -> Map<String, Value> {
+    let entry =
+        [("addresses".to_owned(), json!(pod.addresses)), ("service_account".to_owned(), json!(pod.service_account))];
+    entry.into_iter().collect()
 }
 
 fn workload(pod: &Pod) -> Value {

@@ -16,7 +16,7 @@ const LINKER_PACKAGES: [&str; 4] = ["llvm-22-dev", "libpolly-22-dev", "zlib1g-de
 /// Debian's compiler and its source, for the eBPF programs alone, where rustup cannot give the source of `core`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The programs that a build and the lab run, each with the Debian package that has it.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("cc", "build-essential"),
     ("c++", "build-essential"),
     ("ip", "iproute2"),
@@ -24,6 +24,8 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("nginx", "nginx-light"),
     ("curl", "curl"),
     ("tcpdump", "tcpdump"),
+    ("dig", "bind9-dnsutils"),
+    ("musl-gcc", "musl-tools"),
     ("iperf3", "iperf3"),
     ("iptables", "iptables"),
     ("openssl", "openssl"),

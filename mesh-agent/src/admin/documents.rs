@@ -16,6 +16,9 @@ pub struct Status {
     /// Empty when ready: the names of what is still awaited.
     pub pending: Vec<String>,
     pub config: Config,
+    /// Where the picture of the mesh comes from, if not from the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub istiod: Option<Istiod>,
     pub pods: Vec<Pod>,
     pub certificates: Vec<Certificate>,
     pub connections: Connections,
@@ -35,6 +38,28 @@ pub struct Config {
     pub policies: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
+}
+
+/// The stream to istiod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Istiod {
+    pub address: String,
+    /// `connecting`, `connected`, `disconnected`: what is in force stays in force.
+    pub state: String,
+    /// Seconds since that state began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_s: Option<u64>,
+    /// Seconds until the next try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_s: Option<i64>,
+    /// Seconds since the last response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_message_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The latest resources that could not be used, each with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<String>,
 }
 
 /// An edit that is not in force.

@@ -85,7 +85,7 @@ impl Capture {
     }
 
     /// Names the listeners for connections that reopen an old one's addresses (the programs' `reopen`).
-    pub fn listen_with(&mut self, listeners: [(ListenerIndex, &TcpListener); 3]) -> Result<(), BpfError> {
+    pub fn listen_with(&mut self, listeners: &[(ListenerIndex, &TcpListener)]) -> Result<(), BpfError> {
         let fail = |cause| BpfError::Map { name: names::LISTENERS, cause };
         let map = self.object.map_mut(names::LISTENERS).ok_or(BpfError::Missing(names::LISTENERS))?;
         let mut map = SockMap::try_from(map).map_err(fail)?;

@@ -1,7 +1,7 @@
 //! `ctl status`: one screen that answers "is this node all right?" from top to bottom.
 
 use super::text::{or_dash, seconds, table};
-use crate::admin::documents::{Certificate, Config, Counter, Pod, Status};
+use crate::admin::documents::{Certificate, Config, Counter, Istiod, Pod, Status};
 
 pub(super) fn render(status: &Status) -> String {
     let mut screen = head(status);
@@ -31,11 +31,32 @@ fn head(status: &Status) -> String {
         let line = rejected.line.map(|line| format!(", line {line}")).unwrap_or_default();
         lines.push(("", format!("EDIT REJECTED {} ago{line}: {}", seconds(rejected.ago_s), rejected.reason)));
     }
+    if let Some(istiod) = &status.istiod {
+        lines.push(("istiod", self::istiod(istiod)));
+        lines.extend(istiod.rejected.iter().map(|rejected| ("", format!("REJECTED {rejected}"))));
+    }
     let open = status.connections;
     let connections = format!("{} outbound, {} inbound, on {} shards", open.outbound, open.inbound, status.shards);
     lines.push(("connections", connections));
     lines.push(("log", status.log_filter.clone()));
     lines.iter().map(|(name, text)| format!("{name:<13}{text}\n")).collect()
+}
+
+fn istiod(istiod: &Istiod) -> String {
+    let mut text = format!("{} {}", istiod.state, istiod.address);
+    if let Some(since) = istiod.since_s {
+        text += &format!(" for {}", seconds(since));
+    }
+    if let Some(last) = istiod.last_message_s {
+        text += &format!(", last message {} ago", seconds(last));
+    }
+    if let Some(retry) = istiod.retry_s {
+        text += &format!(", next try in {}", seconds(u64::try_from(retry).unwrap_or_default()));
+    }
+    match &istiod.error {
+        Some(error) => format!("{text}: {error}"),
+        None => text,
+    }
 }
 
 fn config(config: &Config) -> String {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::Parser;
 use http::{Method, StatusCode};
 
-use super::{Args, answer};
+use super::{Args, answer, status as screen};
 use crate::admin::documents::{
-    Certificate, Config, Connections, Counter, Direction, End, Flow, Flows, Logging, Pod, Rejected, Security, Status,
+    Certificate, Config, Connections, Counter, Direction, End, Flow, Flows, Istiod, Logging, Pod, Rejected, Security,
+    Status,
 };
 use crate::admin::router::{Reply, Router};
 use crate::admin::server;
@@ -64,6 +65,7 @@ fn status() -> Status {
             policies: 1,
             rejected: Some(Rejected { ago_s: 9, line: Some(12), reason: "unknown field `prot`".to_owned() }),
         },
+        istiod: None,
         pods: vec![pod, failed],
         certificates: vec![certificate],
         connections: Connections { outbound: 3, inbound: 1 },
@@ -226,4 +228,20 @@ async fn nobody_answers() {
         assert_eq!(ctl(&socket, "status").await.unwrap_err(), expected);
     }
     assert_eq!(std::fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn an_istiod_that_is_away() {
+    let istiod = Istiod {
+        address: "https://istiod:15012".into(),
+        state: "disconnected".into(),
+        retry_s: Some(7),
+        last_message_s: Some(90),
+        error: Some("connection refused".into()),
+        rejected: vec!["ns/p: scope has the unknown value 9".into()],
+        ..Istiod::default()
+    };
+    let screen = screen::render(&Status { istiod: Some(istiod), ..Status::default() });
+    let expected = "istiod       disconnected https://istiod:15012, last message 1m 30s ago, next try in 7s: connection refused\n             REJECTED ns/p: scope has the unknown value 9\n";
+    assert!(screen.contains(expected), "{screen}");
 }

@@ -1,7 +1,13 @@
 //! What may be written in the node's file. Unknown fields are mistakes.
 
+pub mod dns;
+mod peers;
+mod policy;
+mod service;
+mod xds;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +16,11 @@ use serde_saphyr::Spanned;
 
 use super::duration;
 use super::port::Port;
+pub use dns::Dns;
+pub use peers::{Ca, Zds};
+pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
+pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
+pub use xds::Xds;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -67,7 +78,27 @@ pub struct Node {
     /// Log lines from the eBPF programs, for debugging them.
     #[serde(default)]
     pub bpf_log: bool,
+    #[serde(default)]
+    pub dns: Dns,
+    #[serde(default)]
+    pub unknown_destinations: UnknownDestinations,
+    /// The pods come from Istio's CNI agent, which keeps rules in them, and not from this file.
+    pub zds: Option<Zds>,
+    /// The mesh is as an istiod says, not as this file does.
+    pub xds: Option<Xds>,
+    /// Where `/config_dump` and `/logging` are served, as Istio's tools expect.
+    #[serde(default = "admin")]
+    pub admin: SocketAddr,
     pub ca: Ca,
+}
+
+/// What happens to connections to addresses that the mesh does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownDestinations {
+    #[default]
+    Passthrough,
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -87,16 +118,6 @@ pub enum CaptureBy {
     Clsact,
 }
 
-/// Where the certificate authority is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ca {
-    #[serde(deserialize_with = "https")]
-    pub address: String,
-    pub root: PathBuf,
-    pub token: PathBuf,
-}
-
 /// A pod of this node to enrol; the workload of the same name says what it is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +127,12 @@ pub struct Pod {
     #[serde(default = "default_name")]
     pub namespace: String,
     pub netns: PathBuf,
+    /// For a pod that an istiod and not this file describes; default whatever it says.
+    #[serde(default)]
+    pub service_account: String,
+    /// Its addresses, when an istiod and not this file says what the pod is.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     #[serde(default = "interface")]
     pub interface: String,
     #[serde(default)]
@@ -146,12 +173,47 @@ pub struct Workload {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub workload_name: Option<String>,
+    /// For a workload without addresses: a name to look up when it is connected to.
+    pub hostname: Option<String>,
+    /// `namespace/hostname` or an address, of what takes connections to it.
+    pub waypoint: Option<String>,
+    /// The same, of the entrance to its network.
+    pub network_gateway: Option<String>,
+    #[serde(default)]
+    pub tunnel_end: TunnelEnd,
+    pub application_tunnel: Option<ApplicationTunnel>,
     #[serde(default = "yes")]
     pub healthy: bool,
     #[serde(default = "one")]
     pub capacity: u32,
     #[serde(default)]
     pub locality: Locality,
+}
+
+/// Who ends the tunnels to a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelEnd {
+    #[default]
+    Agent,
+    Workload,
+}
+
+/// How inbound connections are handed to the application.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplicationTunnel {
+    #[serde(default)]
+    pub protocol: TunnelProtocol,
+    pub port: Option<Port>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum TunnelProtocol {
+    #[default]
+    None,
+    Proxy,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -177,160 +239,6 @@ pub struct Locality {
     pub region: String,
     pub zone: String,
     pub subzone: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Service {
-    #[serde(deserialize_with = "name")]
-    pub name: String,
-    #[serde(default = "default_name")]
-    pub namespace: String,
-    pub hostname: Option<String>,
-    /// Virtual addresses; none for a headless service.
-    #[serde(default)]
-    pub addresses: Vec<IpAddr>,
-    #[serde(default)]
-    pub ports: Vec<ServicePort>,
-    /// Workloads of the namespace with these labels are endpoints.
-    #[serde(default)]
-    pub selector: BTreeMap<String, String>,
-    /// Further endpoints, as `namespace/name`.
-    #[serde(default)]
-    pub endpoints: Vec<String>,
-    #[serde(default)]
-    pub publish_not_ready: bool,
-    #[serde(default)]
-    pub subject_alt_names: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServicePort {
-    pub port: Port,
-    pub target_port: Option<Port>,
-}
-
-/// The Kubernetes object's `spec`, with its name and namespace beside.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuthorizationPolicy {
-    #[serde(deserialize_with = "name")]
-    pub name: String,
-    #[serde(default = "default_name")]
-    pub namespace: String,
-    #[serde(default)]
-    pub selector: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    pub action: Action,
-    #[serde(default)]
-    pub dry_run: bool,
-    #[serde(default)]
-    pub rules: Vec<Rule>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Action {
-    #[default]
-    Allow,
-    Deny,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Rule {
-    pub from: Vec<From>,
-    pub to: Vec<To>,
-    pub when: Vec<When>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct From {
-    pub source: Source,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Source {
-    pub principals: Vec<String>,
-    pub not_principals: Vec<String>,
-    pub namespaces: Vec<String>,
-    pub not_namespaces: Vec<String>,
-    pub service_accounts: Vec<String>,
-    pub not_service_accounts: Vec<String>,
-    pub ip_blocks: Vec<String>,
-    pub not_ip_blocks: Vec<String>,
-    pub request_principals: Vec<String>,
-    pub not_request_principals: Vec<String>,
-    pub remote_ip_blocks: Vec<String>,
-    pub not_remote_ip_blocks: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct To {
-    pub operation: Operation,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Operation {
-    pub ports: Vec<String>,
-    pub not_ports: Vec<String>,
-    pub hosts: Vec<String>,
-    pub not_hosts: Vec<String>,
-    pub methods: Vec<String>,
-    pub not_methods: Vec<String>,
-    pub paths: Vec<String>,
-    pub not_paths: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct When {
-    pub key: String,
-    #[serde(default)]
-    pub values: Vec<String>,
-    #[serde(default)]
-    pub not_values: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PeerAuthentication {
-    #[serde(deserialize_with = "name")]
-    pub name: String,
-    #[serde(default = "default_name")]
-    pub namespace: String,
-    #[serde(default)]
-    pub selector: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    pub mode: Mode,
-    #[serde(default)]
-    pub port_level: BTreeMap<Port, Mode>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Mode {
-    #[default]
-    Unset,
-    Disable,
-    Permissive,
-    Strict,
-}
-
-fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let address = String::deserialize(deserializer)?;
-    let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(|host| !host.is_empty()));
-    if address.starts_with("https://") && host == Some(true) {
-        return Ok(address);
-    }
-    Err(serde::de::Error::custom(format!(
-        "{address:?} is not of the form https://host:port (the node's token must not be sent in clear)"
-    )))
 }
 
 fn name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -372,6 +280,10 @@ fn bpf_fs() -> PathBuf {
 
 fn drain() -> Duration {
     Duration::from_secs(5)
+}
+
+fn admin() -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)
 }
 
 fn metrics() -> SocketAddr {

@@ -73,6 +73,8 @@ impl Authority {
 pub struct Baggage {
     pub cluster: String,
     pub namespace: String,
+    /// As in the key: `pod`, `deployment` and the like; empty for `pod`.
+    pub workload_type: &'static str,
     pub workload: String,
     pub service: String,
     pub version: String,
@@ -83,6 +85,8 @@ pub struct Baggage {
 /// Key prefix and the workload types that name a workload.
 const WORKLOAD_KEYS: [&str; 4] = ["k8s.deployment.name", "k8s.cronjob.name", "k8s.pod.name", "k8s.job.name"];
 
+const FORWARDED_NETWORK: &str = "x-forwarded-network";
+
 /// Longest value of a key.
 const MAX_VALUE: usize = 253;
 
@@ -92,10 +96,11 @@ const MAX_BAGGAGE: usize = 8 << 10;
 impl Baggage {
     /// The header value: the filled keys in the order of section 5.4.
     pub fn header(&self) -> Option<HeaderValue> {
+        let key = WORKLOAD_KEYS.iter().find(|key| key.split('.').nth(1) == Some(self.workload_type));
         let pairs = [
             ("k8s.cluster.name", &self.cluster),
             ("k8s.namespace.name", &self.namespace),
-            ("k8s.pod.name", &self.workload),
+            (*key.unwrap_or(&"k8s.pod.name"), &self.workload),
             ("service.name", &self.service),
             ("service.version", &self.version),
             ("cloud.region", &self.region),
@@ -143,19 +148,22 @@ impl Baggage {
 /// The CONNECT request of one user connection.
 #[derive(Debug)]
 pub struct Connect<'a> {
-    pub authority: SocketAddr,
+    /// `ip:port`, `[ip6]:port` or `host:port`.
+    pub authority: String,
     /// The application's socket, for `forwarded`.
     pub client: SocketAddr,
     /// The service that was addressed, if one was.
     pub service_host: Option<&'a str>,
     /// The source's baggage, rendered once per pod.
     pub baggage: Option<HeaderValue>,
+    /// The network we are on, told only inside a tunnel that came through another network's gateway (section 6.1).
+    pub network: Option<&'a str>,
 }
 
 impl Connect<'_> {
     /// Builds the request; the trace id is random and serves only to find both log lines of a connection.
     pub fn request(self) -> Result<Request<()>, http::Error> {
-        let uri = Uri::builder().authority(self.authority.to_string()).build()?;
+        let uri = Uri::builder().authority(self.authority).build()?;
         let mut request = Request::builder().method(Method::CONNECT).uri(uri).body(())?;
         let headers = request.headers_mut();
         if let Some(baggage) = self.baggage {
@@ -166,10 +174,18 @@ impl Connect<'_> {
             write!(forwarded, ";host={host}").ok();
         }
         headers.insert("forwarded", HeaderValue::from_str(&forwarded)?);
+        if let Some(network) = self.network {
+            headers.insert(FORWARDED_NETWORK, HeaderValue::from_str(network)?);
+        }
         let (high, low, span) = (fastrand::u64(..), fastrand::u64(..), fastrand::u64(1..));
         headers.insert("traceparent", HeaderValue::from_str(&format!("00-{high:016x}{low:016x}-{span:016x}-00"))?);
         Ok(request)
     }
+}
+
+/// On which network the client is, if it says so.
+pub fn forwarded_network(headers: &HeaderMap) -> Option<&str> {
+    headers.get(FORWARDED_NETWORK)?.to_str().ok()
 }
 
 /// The `host` of a `forwarded` header, if there is one.
@@ -228,10 +244,11 @@ mod tests {
     #[test]
     fn the_request_carries_what_the_note_lists_and_nothing_else() {
         let connect = Connect {
-            authority: "[fd00::2]:8080".parse().unwrap(),
+            authority: "[fd00::2]:8080".to_owned(),
             client: "[fd00::1]:4000".parse().unwrap(),
             service_host: Some("web.default.svc.cluster.local"),
             baggage: None,
+            network: None,
         };
         let request = connect.request().unwrap();
         assert_eq!(request.uri().to_string(), "[fd00::2]:8080");

@@ -20,10 +20,11 @@ use super::{STREAM_WINDOW, STREAMS_PER_TUNNEL};
 
 fn connect() -> http::Request<()> {
     let connect = Connect {
-        authority: "10.0.0.1:80".parse().unwrap(),
+        authority: "10.0.0.1:80".to_owned(),
         client: "10.0.0.2:4000".parse().unwrap(),
         service_host: None,
         baggage: None,
+        network: None,
     };
     connect.request().unwrap()
 }

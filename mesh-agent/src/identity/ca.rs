@@ -23,6 +23,8 @@ pub struct CaConfig {
     pub root: PathBuf,
     /// File with the bearer token; read anew for each request, since Kubernetes rotates it.
     pub token: PathBuf,
+    /// Another name than the address's that the endpoint's certificate is to have.
+    pub server_name: Option<String>,
     pub cluster: String,
 }
 
@@ -87,9 +89,12 @@ impl CaClient {
         let config = &*self.config;
         let unreachable =
             |cause| CaError::Unreachable { address: config.address.clone(), root: config.root.clone(), cause };
-        let roots = Certificate::from_pem(Self::read(&config.root)?);
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(Self::read(&config.root)?));
+        if let Some(name) = &config.server_name {
+            tls = tls.domain_name(name);
+        }
         let channel = Endpoint::from_shared(config.address.clone())
-            .and_then(|endpoint| endpoint.tls_config(ClientTlsConfig::new().ca_certificate(roots)))
+            .and_then(|endpoint| endpoint.tls_config(tls))
             .map_err(unreachable)?
             .connect_timeout(TIMEOUT)
             .timeout(TIMEOUT)

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -27,10 +29,22 @@ pub struct Credentials {
     pub validity: Validity,
     /// Hexadecimal.
     pub serial: String,
+    /// The leaf and its intermediates, and the roots, for people.
+    pub chain: Vec<Described>,
+    pub anchors: Vec<Described>,
     provider: Arc<CryptoProvider>,
     roots: Arc<[TrustAnchor<'static>]>,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
+}
+
+/// A certificate for people who look at the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    pub pem: String,
+    /// Hexadecimal.
+    pub serial: String,
+    pub validity: Validity,
 }
 
 /// Why an answer of the authority cannot be used.
@@ -62,8 +76,10 @@ impl Credentials {
         if got.as_ref() != Some(identity) {
             return Err(BadChain::OtherIdentity { got, wanted: identity.clone() });
         }
-        let (validity, serial) = describe(&certificates)?;
-        let roots = anchors(&parse(std::slice::from_ref(roots))?)?;
+        let chain = describe(&certificates)?;
+        let Described { validity, serial, .. } = chain.first().ok_or(BadChain::TooShort(0))?.clone();
+        let roots: Vec<_> = parse(std::slice::from_ref(roots))?;
+        let (roots, shown) = (anchors(&roots)?, describe(&roots)?);
         let provider = Arc::new(provider());
         let key = provider.key_provider.load_private_key(key)?;
         let certified = CertifiedKey::new(certificates, key);
@@ -81,7 +97,17 @@ impl Credentials {
             .with_cert_resolver(Arc::clone(&certified) as Arc<_>);
         server.alpn_protocols = vec![H2.to_vec()];
         server.send_tls13_tickets = 0;
-        Ok(Self { identity: identity.clone(), validity, serial, provider, roots, certified, server: Arc::new(server) })
+        Ok(Self {
+            identity: identity.clone(),
+            validity,
+            serial,
+            chain,
+            anchors: shown,
+            provider,
+            roots,
+            certified,
+            server: Arc::new(server),
+        })
     }
 
     /// For accepting: any client of our trust domain.
@@ -133,10 +159,19 @@ fn anchors(roots: &[CertificateDer<'static>]) -> Result<Arc<[TrustAnchor<'static
     roots.iter().map(anchor).collect()
 }
 
-fn describe(certificates: &[CertificateDer<'_>]) -> Result<(Validity, String), BadChain> {
-    let leaf = certificates.first().ok_or(BadChain::TooShort(0))?;
-    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| BadChain::Certificate(error.to_string()))?;
-    Ok((validity(&parsed), parsed.raw_serial_as_string()))
+fn describe(certificates: &[CertificateDer<'_>]) -> Result<Vec<Described>, BadChain> {
+    let one = |der: &CertificateDer<'_>| {
+        let (_, parsed) = X509Certificate::from_der(der).map_err(|error| BadChain::Certificate(error.to_string()))?;
+        let (validity, serial) = (validity(&parsed), parsed.raw_serial_as_string());
+        Ok(Described { pem: pem(der), serial, validity })
+    };
+    certificates.iter().map(one).collect()
+}
+
+fn pem(der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 #[cfg(test)]

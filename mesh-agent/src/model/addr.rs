@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use equivalent::Equivalent;
 
 use super::Identity;
 
@@ -26,10 +29,26 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// An address on a named network; the same IP on another network is another endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetworkAddress {
-    pub network: std::sync::Arc<str>,
+    pub network: Arc<str>,
     pub ip: IpAddr,
+}
+
+/// The same, borrowed, for look-ups: it hashes like the owned one.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct NetworkIp<'a>(pub(super) &'a str, pub(super) IpAddr);
+
+impl Equivalent<NetworkAddress> for NetworkIp<'_> {
+    fn equivalent(&self, key: &NetworkAddress) -> bool {
+        self.1 == key.ip && *self.0 == *key.network
+    }
+}
+
+impl fmt::Display for NetworkAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.ip)
+    }
 }
 
 impl fmt::Display for OrigDst {

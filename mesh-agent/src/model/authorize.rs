@@ -39,12 +39,17 @@ pub enum Denied {
     NotAllowed,
     #[error("policy {0} applies to the workload but is not known: unknown policy denies")]
     UnknownPolicy(PolicyName),
+    #[error("policy {0} applies to the workload but could not be read: unknown policy denies")]
+    UnreadablePolicy(PolicyName),
 }
 
 /// Decides for `peer` wanting `target` on `workload` (the local destination), with the policies of `world`.
 pub fn authorize(world: &World, workload: &Workload, peer: &Peer, target: SocketAddr) -> Result<Permit, Denied> {
     if let Some(unknown) = workload.policies.iter().find(|name| world.policy(name).is_none()) {
         return Err(Denied::UnknownPolicy(unknown.clone()));
+    }
+    if let Some(policy) = applying(world, workload).find(|policy| policy.enforcement == Enforcement::Unreadable) {
+        return Err(Denied::UnreadablePolicy(policy.name.clone()));
     }
     let enforced = || applying(world, workload).filter(|policy| policy.enforcement == Enforcement::Enforced);
     let of = |action: Action| enforced().filter(move |policy| policy.action == action);

@@ -31,6 +31,11 @@ impl Identity {
         format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
     }
 
+    /// Whether there is another clone of it.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     pub fn trust_domain(&self) -> &str {
         &self.0.uri[SCHEME.len()..self.0.namespace_at - "/ns/".len()]
     }

@@ -1,8 +1,11 @@
-//! A pod of this node that is to be enrolled: what the capture needs to know of it.
+//! A pod of this node that is to be enrolled: what the capture needs to know of it, and how it is doing.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use crate::sys::netns::Netns;
 
 /// What happens to a flow that should be captured when the agent has no listener for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,14 +17,42 @@ pub enum WhenDown {
     Pass,
 }
 
-/// One local pod. `uid` is also the uid of its [`super::Workload`].
+/// One local pod. Its workload is the one with its name, namespace and service account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSpec {
+    /// The pod's own id, unique on the node for as long as the pod lives: for one that a CNI agent hands over, the
+    /// Kubernetes uid of the pod.
     pub uid: Arc<str>,
     pub name: String,
     pub namespace: String,
-    /// Path of the network namespace, such as `/var/run/netns/x` or `/proc/PID/ns/net`.
-    pub netns: PathBuf,
+    pub service_account: String,
+    pub netns: PodNetns,
+    pub captured: Captured,
+}
+
+/// Where a pod's network namespace is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodNetns {
+    /// By its path, such as `/var/run/netns/x` or `/proc/PID/ns/net`. What is there may change.
+    Path(PathBuf),
+    /// By an open handle: always the same namespace.
+    Handle(Netns),
+}
+
+/// What brings the pod's connections to the agent's listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Captured {
+    /// The agent's own programs. They leave the packets as they are: an accepted socket's own address is where its client
+    /// wanted to go.
+    ByPrograms(Programs),
+    /// Rules that somebody else keeps in the pod. They write the listener's address into the packets; where the client
+    /// wanted to go is what connection tracking remembers.
+    ByRules,
+}
+
+/// What the programs of one pod go by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Programs {
     /// The pod's interface towards the node.
     pub interface: String,
     pub addresses: Vec<IpAddr>,
@@ -30,4 +61,40 @@ pub struct PodSpec {
     /// The node's own addresses, where probes come from.
     pub node_addresses: Vec<IpAddr>,
     pub when_down: WhenDown,
+}
+
+impl fmt::Display for PodNetns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Handle(netns) => write!(f, "net:[{}]", netns.inode()),
+        }
+    }
+}
+
+/// How a pod is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodState {
+    Enrolled,
+    /// A former agent's capture was taken over.
+    Adopted,
+    /// Captured as it was: the last change could not be made.
+    Outdated(String),
+    Draining,
+    Failed(String),
+}
+
+impl PodState {
+    /// Whether the pod's new connections are taken.
+    pub fn is_captured(&self) -> bool {
+        matches!(self, Self::Enrolled | Self::Adopted | Self::Outdated(_))
+    }
+}
+
+/// One pod's state, for status and readiness, and for whoever wanted the pod enrolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodStatus {
+    /// The very spec that was tried, not only an equal one.
+    pub spec: Arc<PodSpec>,
+    pub state: PodState,
 }

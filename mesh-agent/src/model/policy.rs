@@ -43,12 +43,14 @@ impl Action {
     }
 }
 
-/// `DryRun` policies are evaluated for the log only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Enforcement {
     #[default]
     Enforced,
+    /// Evaluated for the log only.
     DryRun,
+    /// There is such a policy, and nobody here can tell what it says: it denies whatever it may apply to.
+    Unreadable,
 }
 
 /// One policy. It matches if any rule does; without rules it never matches.
@@ -59,6 +61,13 @@ pub struct Policy {
     pub action: Action,
     pub enforcement: Enforcement,
     pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// What stands for a policy that could not be read.
+    pub fn unreadable(name: PolicyName, scope: Scope) -> Self {
+        Self { name, scope, action: Action::Deny, enforcement: Enforcement::Unreadable, rules: Vec::new() }
+    }
 }
 
 /// Matches if all clauses do; without clauses it always matches.

@@ -1,134 +1,194 @@
-//! One immutable picture of the mesh, indexed by what the hot path asks: every look-up is a hash or two, and the
-//! choice of an endpoint costs the same for ten as for ten thousand ([`super::endpoints`]).
+//! One immutable picture of the mesh, indexed by what the hot path asks: every look-up is a hash or two, and the choice of
+//! an endpoint costs the same for ten as for ten thousand ([`super::endpoints`]).
+//!
+//! A [`World`] is cheap to clone and shares nearly all of its memory with the one before it. The [`super::store::Store`]
+//! makes them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::addr::{NetworkAddress, NetworkIp};
+use super::blocks::Blocks;
+use super::cow::CowMap;
 use super::endpoints::Endpoints;
+use super::gateway::GatewayAddress;
 use super::policy::{Policy, PolicyName, Scope};
-use super::service::{Service, ServiceKey};
-use super::workload::{NetworkMode, Tunnel, Workload};
+use super::route::gateway;
+use super::service::{Service, ServiceKey, meant};
+use super::store::Store;
+use super::workload::Workload;
+
+/// What happens to connections to addresses that the mesh does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownDestination {
+    /// They go on plainly.
+    #[default]
+    Passthrough,
+    /// They are refused ("registry only").
+    Refused,
+}
+
+/// Where in the mesh this node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub node: Arc<str>,
+    pub network: Arc<str>,
+    pub unknown: UnknownDestination,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { node: "".into(), network: "".into(), unknown: UnknownDestination::default() }
+    }
+}
 
 /// Everything the data path knows at one moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct World {
-    by_uid: HashMap<Arc<str>, Arc<Workload>>,
-    /// network -> address -> workload.
-    by_address: HashMap<Arc<str>, HashMap<IpAddr, Arc<Workload>>>,
-    services: HashMap<ServiceKey, Arc<Service>>,
-    /// network -> virtual address -> services that have it; nearly always one.
-    by_vip: HashMap<Arc<str>, HashMap<IpAddr, Vec<Arc<Service>>>>,
-    /// service -> service port -> who serves it.
-    endpoints: HashMap<ServiceKey, HashMap<u16, Endpoints>>,
-    policies: HashMap<PolicyName, Arc<Policy>>,
+    pub(super) place: Place,
+    pub(super) by_uid: CowMap<Arc<str>, Arc<Workload>>,
+    /// The best first.
+    pub(super) by_address: CowMap<NetworkAddress, Arc<[Arc<Workload>]>>,
+    pub(super) services: CowMap<ServiceKey, Arc<Service>>,
+    pub(super) by_hostname: CowMap<Arc<str>, Arc<[Arc<Service>]>>,
+    /// Workloads that are known by a name of their own.
+    pub(super) by_name: CowMap<Arc<str>, Arc<Workload>>,
+    /// Services that share a virtual address; nearly always one.
+    pub(super) by_vip: CowMap<NetworkAddress, Arc<[Arc<Service>]>>,
+    pub(super) blocks: Arc<HashMap<Arc<str>, Blocks>>,
+    pub(super) endpoints: CowMap<ServiceKey, Arc<Endpoints>>,
+    pub(super) policies: Arc<Policies>,
+    pub(super) local: Arc<Local>,
+}
+
+/// The policies, by how they apply.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Policies {
+    pub(super) by_name: HashMap<PolicyName, Arc<Policy>>,
     global: Vec<Arc<Policy>>,
     by_namespace: HashMap<Arc<str>, Vec<Arc<Policy>>>,
 }
 
-impl World {
-    /// Builds the indexes. Later entries with the same key replace earlier ones.
-    pub fn new(workloads: Vec<Workload>, services: Vec<Service>, policies: Vec<Policy>) -> Self {
-        let mut world = Self::default();
-        for policy in policies {
-            world.add_policy(Arc::new(policy));
-        }
-        for service in services {
-            world.add_service(Arc::new(service));
-        }
-        for workload in workloads {
-            world.add_workload(Arc::new(workload));
-        }
-        world.index_endpoints();
-        world
-    }
+/// The node's own workloads, by namespace and name.
+pub(super) type Local = HashMap<Arc<str>, HashMap<Arc<str>, Arc<Workload>>>;
 
-    fn add_policy(&mut self, policy: Arc<Policy>) {
-        match policy.scope {
-            Scope::Global => self.global.push(Arc::clone(&policy)),
-            Scope::Namespace => {
-                self.by_namespace.entry(Arc::clone(&policy.name.namespace)).or_default().push(Arc::clone(&policy));
-            }
-            Scope::WorkloadSelector => {}
-        }
-        self.policies.insert(policy.name.clone(), policy);
-    }
-
-    fn add_service(&mut self, service: Arc<Service>) {
-        for vip in &service.vips {
-            let network = self.by_vip.entry(Arc::clone(&vip.network)).or_default();
-            network.entry(vip.ip).or_default().push(Arc::clone(&service));
-        }
-        self.services.insert(service.key.clone(), service);
-    }
-
-    fn add_workload(&mut self, workload: Arc<Workload>) {
-        // Many host-network workloads share one address: none of them can be meant by it.
-        if workload.network_mode == NetworkMode::Standard {
-            let network = self.by_address.entry(Arc::clone(&workload.network)).or_default();
-            for ip in &workload.addresses {
-                let better = network.get(ip).is_none_or(|present| rank(&workload) >= rank(present));
-                if better {
-                    network.insert(*ip, Arc::clone(&workload));
+impl Policies {
+    pub(super) fn new(by_name: HashMap<PolicyName, Arc<Policy>>) -> Self {
+        let mut all = Self { by_name, ..Self::default() };
+        let mut sorted: Vec<_> = all.by_name.values().map(Arc::clone).collect();
+        sorted.sort_by(|a, b| a.name.cmp(&b.name));
+        for policy in sorted {
+            match policy.scope {
+                Scope::Global => all.global.push(policy),
+                Scope::Namespace => {
+                    all.by_namespace.entry(Arc::clone(&policy.name.namespace)).or_default().push(policy);
                 }
+                Scope::WorkloadSelector => {}
             }
         }
-        self.by_uid.insert(Arc::clone(&workload.uid), workload);
+        all
+    }
+}
+
+impl World {
+    /// A whole world at once. Later entries with the same key replace earlier ones.
+    pub fn new(place: Place, workloads: Vec<Workload>, services: Vec<Service>, policies: Vec<Policy>) -> Self {
+        let mut store = Store::new(place);
+        policies.into_iter().for_each(|policy| store.put_policy(policy));
+        services.into_iter().for_each(|service| store.put_service(service));
+        workloads.into_iter().for_each(|workload| store.put_workload(workload));
+        store.world()
     }
 
-    fn index_endpoints(&mut self) {
-        for (key, service) in &self.services {
-            let members: Vec<_> = self.by_uid.values().filter(|workload| workload.services.contains_key(key)).collect();
-            let ports = service.ports.keys().map(|port| (*port, Endpoints::of(service, *port, &members)));
-            self.endpoints.insert(key.clone(), ports.collect());
-        }
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The best workload at this address of this network; host-network workloads are never found.
     pub fn workload_at(&self, network: &str, ip: IpAddr) -> Option<&Arc<Workload>> {
-        self.by_address.get(network)?.get(&ip)
+        self.by_address.get(&NetworkIp(network, ip))?.first()
     }
 
     pub fn workload_by_uid(&self, uid: &str) -> Option<&Arc<Workload>> {
         self.by_uid.get(uid)
     }
 
-    /// The service with this virtual address; of several, the one in the client's namespace, else the first.
+    /// A workload that is reached by this host name.
+    pub fn workload_named(&self, hostname: &str) -> Option<&Arc<Workload>> {
+        self.by_name.get(hostname)
+    }
+
+    /// This node's workload of that name.
+    pub fn local_workload(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
+        self.local.get(namespace)?.get(name)
+    }
+
+    /// This node's workloads.
+    pub fn local_workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.local.values().flat_map(HashMap::values)
+    }
+
+    /// The service with this virtual address that a client of `client_namespace` means (protocol note, section 7.2).
     pub fn service_at(&self, network: &str, ip: IpAddr, client_namespace: &str) -> Option<&Arc<Service>> {
-        let candidates = self.by_vip.get(network)?.get(&ip)?;
-        let own = candidates.iter().find(|service| &*service.key.namespace == client_namespace);
-        own.or_else(|| candidates.first())
+        let exact = self.by_vip.get(&NetworkIp(network, ip)).and_then(|all| meant(all, client_namespace));
+        exact.or_else(|| self.blocks.get(network)?.meant(ip, client_namespace))
     }
 
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.services.get(key)
     }
 
-    /// Who serves a service's port; none if the service has no such port.
-    pub fn endpoints(&self, key: &ServiceKey, port: u16) -> Option<&Endpoints> {
-        self.endpoints.get(key)?.get(&port)
+    /// Whether `workload` is the waypoint of what has this address: then requests for the address are its business
+    /// (protocol note, section 8.2).
+    pub fn is_waypoint_of(&self, workload: &Workload, ip: IpAddr) -> bool {
+        let is = |gateway: &GatewayAddress| gateway::is(self, gateway, workload);
+        let service = self.service_at(&workload.network, ip, workload.namespace());
+        let of_service = service.is_some_and(|service| service.waypoints.iter().any(is));
+        let of_workload = || self.workload_at(&workload.network, ip)?.waypoint.as_deref().map(is);
+        of_service || of_workload() == Some(true)
+    }
+
+    /// The services of that host name, in lower case, in all namespaces.
+    pub fn services_named(&self, hostname: &str) -> &[Arc<Service>] {
+        self.by_hostname.get(hostname).map_or(&[], |all| &**all)
+    }
+
+    /// Who serves a service.
+    pub fn endpoints(&self, key: &ServiceKey) -> Option<&Arc<Endpoints>> {
+        self.endpoints.get(key)
     }
 
     pub fn policy(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
-        self.policies.get(name)
+        self.policies.by_name.get(name)
     }
 
     /// The policies that apply to every workload of a namespace: global ones, then the namespace's.
     pub fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
-        self.global.iter().chain(self.by_namespace.get(namespace).into_iter().flatten())
+        self.policies.global.iter().chain(self.policies.by_namespace.get(namespace).into_iter().flatten())
+    }
+
+    /// Whether every question of authorisation on this node has the same answer in `other`: nothing that they depend on was
+    /// changed between the two. (May say no when it has.)
+    pub fn judges_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policies, &other.policies) && Arc::ptr_eq(&self.local, &other.local)
     }
 
     /// How many workloads, services and policies it holds.
     pub fn size(&self) -> (usize, usize, usize) {
-        (self.by_uid.len(), self.services.len(), self.policies.len())
+        (self.by_uid.len(), self.services.len(), self.policies.by_name.len())
     }
-}
 
-/// Of several workloads at one address the highest is meant (protocol note, section 7.2).
-fn rank(workload: &Workload) -> u8 {
-    match workload.tunnel {
-        Tunnel::Hbone => 1,
-        Tunnel::None => 0,
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.by_uid.values()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.by_name.values()
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::SystemTime;
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 
 use super::View;
-use crate::admin::documents::{Certificate, Config, Connections, Counter, Flows, Pod, Rejected, Status};
+use crate::admin::documents::{Certificate, Config, Connections, Counter, Flows, Istiod, Pod, Rejected, Status};
 use crate::bpf::attach::Mechanism;
 use crate::identity::certs::CertState;
-use crate::model::{Identity, WhenDown};
-use crate::pods::capture::Capture;
+use crate::model::{Captured, Identity, Programs, WhenDown};
 use crate::pods::driver::{PodState, PodStatus};
 use crate::proxy::record::documents;
+use crate::xds::{self, Link};
 
 pub(super) async fn status(view: &View) -> Status {
     let pods = pods(view);
@@ -23,6 +23,7 @@ pub(super) async fn status(view: &View) -> Status {
         shards: u32::try_from(view.shards.count()).unwrap_or(u32::MAX),
         pending: view.ready.pending(),
         config: config(view),
+        istiod: view.istiod.as_ref().map(|istiod| self::istiod(&istiod.status.borrow())),
         pods,
         certificates: certificates(view),
         connections: connections(view).await,
@@ -42,6 +43,11 @@ pub(super) fn pods(view: &View) -> Vec<Pod> {
 
 fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
     let spec = &status.spec;
+    // What is not known of a pod that somebody else redirects is left empty.
+    let (by, programs) = match &spec.captured {
+        Captured::ByPrograms(programs) => (mechanism.as_str(), programs.clone()),
+        Captured::ByRules => ("rules", Programs::default()),
+    };
     let (state, error) = match &status.state {
         PodState::Enrolled => ("captured", None),
         PodState::Adopted => ("captured (taken over)", None),
@@ -53,12 +59,12 @@ fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
     Pod {
         namespace: spec.namespace.clone(),
         name: spec.name.clone(),
-        addresses: spec.addresses.iter().map(ToString::to_string).collect(),
-        netns: spec.netns.display().to_string(),
-        interface: spec.interface.clone(),
+        addresses: programs.addresses.iter().map(ToString::to_string).collect(),
+        netns: spec.netns.to_string(),
+        interface: programs.interface,
         state: state.to_owned(),
-        capture: serving.then(|| mechanism.as_str().to_owned()),
-        when_down: match spec.when_down {
+        capture: serving.then(|| by.to_owned()),
+        when_down: match programs.when_down {
             WhenDown::Refuse => "refuse".to_owned(),
             WhenDown::Pass => "pass".to_owned(),
         },
@@ -101,7 +107,7 @@ fn seconds_until(then: SystemTime, now: SystemTime) -> i64 {
 
 fn config(view: &View) -> Config {
     let load = view.loads.borrow().clone();
-    let (workloads, services, policies) = view.configs.borrow().world.size();
+    let (workloads, services, policies) = view.worlds.borrow().size();
     let ago = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
     Config {
         file: load.path.display().to_string(),
@@ -114,6 +120,26 @@ fn config(view: &View) -> Config {
             line: problems.problems.first().map(|problem| problem.line).filter(|line| *line > 0),
             reason: problems.to_string(),
         }),
+    }
+}
+
+fn istiod(status: &xds::Status) -> Istiod {
+    let now = SystemTime::now();
+    let ago = |at: SystemTime| now.duration_since(at).unwrap_or_default().as_secs();
+    let (state, since_s, retry_s) = match status.link {
+        Link::Connecting { since } => ("connecting", Some(ago(since)), None),
+        Link::Connected { since } => ("connected", Some(ago(since)), None),
+        Link::Waiting { until } => ("disconnected", None, Some(seconds_until(until, now))),
+    };
+    Istiod {
+        address: status.address.clone(),
+        state: state.to_owned(),
+        since_s,
+        retry_s,
+        last_message_s: status.last_message.map(ago),
+        // What went wrong before it was put right concerns nobody.
+        error: status.last_error.as_ref().filter(|_| state != "connected").map(|(_, error)| error.clone()),
+        rejected: status.refusals.iter().map(|refusal| format!("{}: {}", refusal.name, refusal.reason)).collect(),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::time::UNIX_EPOCH;
 
 use super::View;
-use crate::pods::capture::Capture;
 use crate::pods::driver::PodState;
 use crate::telemetry::metrics::{Kind, Metrics, Samples};
+use crate::xds::{Link, Termination};
 
 pub(super) fn register(metrics: &Metrics, view: &View) {
     let add = |kind, name, help, sample: fn(&View, &mut Samples)| {
@@ -16,6 +16,13 @@ pub(super) fn register(metrics: &Metrics, view: &View) {
     add(Kind::Gauge, "workload_manager_pending_proxy_count", "Pods that are to be enrolled and are not", pending);
     add(Kind::Counter, "mesh_capture_events", "What the capture programs did, by pod and event", capture);
     add(Kind::Gauge, "mesh_certificate_expiry_timestamp_seconds", "When each certificate expires", expiry);
+    if view.istiod.is_some() {
+        let terminations = "istio_xds_connection_terminations";
+        add(Kind::Counter, terminations, "Streams to istiod that ended, by reason", xds_terminations);
+        add(Kind::Counter, "istio_xds_message", "Responses of istiod, by type", xds_messages);
+        add(Kind::Counter, "istio_xds_message_bytes", "Bytes of istiod's responses, by type", xds_bytes);
+        add(Kind::Gauge, "mesh_xds_connected", "1 while there is a stream to istiod", xds_connected);
+    }
     add(Kind::Gauge, "mesh_config_rejected", "1 while the last edit of the file is refused", rejected);
     add(Kind::Counter, "mesh_log_lines_dropped", "Log lines lost because their reader was too slow", dropped);
 }
@@ -47,6 +54,33 @@ fn expiry(view: &View, out: &mut Samples) {
             let at = credentials.validity.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
             out.add(&[("identity", identity.uri())], at.as_secs_f64());
         }
+    }
+}
+
+fn xds_terminations(view: &View, out: &mut Samples) {
+    if let Some(istiod) = &view.istiod {
+        for why in Termination::ALL {
+            out.add(&[("reason", why.reason())], istiod.counters.terminations(why) as f64);
+        }
+    }
+}
+
+fn xds_messages(view: &View, out: &mut Samples) {
+    if let Some(istiod) = &view.istiod {
+        istiod.counters.messages().for_each(|(url, messages, _)| out.add(&[("url", url)], messages as f64));
+    }
+}
+
+fn xds_bytes(view: &View, out: &mut Samples) {
+    if let Some(istiod) = &view.istiod {
+        istiod.counters.messages().for_each(|(url, _, bytes)| out.add(&[("url", url)], bytes as f64));
+    }
+}
+
+fn xds_connected(view: &View, out: &mut Samples) {
+    if let Some(istiod) = &view.istiod {
+        let connected = matches!(istiod.status.borrow().link, Link::Connected { .. });
+        out.add(&[], if connected { 1.0 } else { 0.0 });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use super::{View, documents};
+use super::{View, documents, dump};
 use crate::admin::documents::Logging;
 use crate::admin::router::{Ask, Reply, Router};
 use crate::telemetry::log::{Filter, LogError};
@@ -25,6 +25,17 @@ pub(super) fn admin(view: &View, metrics: &Metrics) -> Router {
         })
         .route(Method::POST, "/logging", move |ask| std::future::ready(logging(&log, &ask)));
     self::metrics(router, metrics)
+}
+
+/// What Istio's tools ask of a node proxy.
+pub(super) fn tools(view: &View) -> Router {
+    let (dumped, log) = (view.clone(), view.log.clone());
+    Router::new()
+        .json("/config_dump", move || {
+            let view = dumped.clone();
+            async move { dump::collect(&view).await }
+        })
+        .route(Method::POST, "/logging", move |ask| std::future::ready(logging(&log, &ask)))
 }
 
 /// The metrics, under both paths that scrapers of Istio's node proxy use (protocol note, section 12.1).

@@ -1,47 +1,53 @@
 //! Enrolling one pod in the kernel, and withdrawing it. Blocking; the driver calls it on a thread of its own.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
-use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
-use mesh_common::maps::{ListenerIndex, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
 
+use super::listeners::{Names, indexed, open_listeners};
 use super::namespace;
+use super::owners::{Owners, own_cookie};
 use super::record::{Records, Undo};
 use crate::bpf::attach::{self, Mechanism};
-use crate::bpf::facts::{Facts, Watched, address};
+use crate::bpf::facts::{Facts, address};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::bpf::{BpfError, counters};
-use crate::model::{PodSpec, WhenDown};
+use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
 use crate::proxy::shard::PodListeners;
 use crate::sys::netlink::{Change, LO_NAME, clsact, interface_index};
 use crate::sys::netns::Netns;
-use crate::sys::socket::{any_socket, is_local, listen, netns_cookie};
+use crate::sys::socket::is_local;
 
 /// Why a pod could not be enrolled or withdrawn.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    #[error("network namespace {}: {cause}{hint}", path.display())]
-    Namespace { path: PathBuf, cause: io::Error, hint: &'static str },
+    #[error("network namespace {place}: {cause}{hint}")]
+    Namespace { place: PodNetns, cause: io::Error, hint: &'static str },
     #[error("the pod shares the agent's own network namespace (host network); such pods cannot be enrolled")]
     HostNetwork,
-    #[error("network namespace {} is pod {other}'s", path.display())]
-    OthersNamespace { path: PathBuf, other: String },
-    #[error("network namespace {} has no interface {interface}: {cause}", path.display())]
-    NoInterface { interface: String, path: PathBuf, cause: io::Error },
-    #[error("none of the pod's addresses {addresses:?} is in network namespace {}, maybe it is another pod's or not set up yet", path.display())]
-    NoAddress { path: PathBuf, addresses: Vec<IpAddr> },
+    #[error("network namespace {place} is pod {other}'s")]
+    OthersNamespace { place: PodNetns, other: String },
+    #[error("network namespace {place} has no interface {interface}: {cause}")]
+    NoInterface { interface: String, place: PodNetns, cause: io::Error },
+    #[error(
+        "none of the pod's addresses {addresses:?} is in network namespace {place}, maybe it is another pod's or not set up yet"
+    )]
+    NoAddress { place: PodNetns, addresses: Vec<IpAddr> },
     #[error("opening the listener on port {port}: {cause}, maybe the pod itself uses the port")]
     Listen { port: u16, cause: io::Error },
     #[error("{what}: {cause}")]
     System { what: &'static str, cause: io::Error },
     #[error("{0} probe ports are declared, at most {MAX_PROBE_PORTS} are possible")]
     TooManyProbes(usize),
+    #[error("the pod is redirected by somebody else's rules, and this agent captures pods by its own programs")]
+    Redirected,
+    #[error("the pod is to be captured by programs, and this agent serves pods that somebody else's rules redirect")]
+    NotRedirected,
     #[error(transparent)]
     Bpf(#[from] BpfError),
 }
@@ -54,6 +60,22 @@ pub struct Enrolled {
     pub origin: Origin,
 }
 
+/// A pod that is captured by programs.
+#[derive(Clone, Copy, Debug)]
+struct Pod<'a> {
+    spec: &'a PodSpec,
+    programs: &'a Programs,
+}
+
+impl<'a> Pod<'a> {
+    fn of(spec: &'a PodSpec) -> Result<Self, CaptureError> {
+        match &spec.captured {
+            Captured::ByPrograms(programs) => Ok(Self { spec, programs }),
+            Captured::ByRules => Err(CaptureError::Redirected),
+        }
+    }
+}
+
 /// What the pod was before this agent came to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Before {
@@ -62,8 +84,16 @@ enum Before {
     Captured,
 }
 
+/// What becomes of the rules and routes by which captured packets are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Routing {
+    Remove,
+    /// A CNI agent's are the very same, and it may have put its own into the pod already.
+    Leave,
+}
+
 /// The kernel edge of the driver.
-pub trait Capture: Send + Sync + 'static {
+pub trait Capture: std::fmt::Debug + Send + Sync + 'static {
     /// Opens `shards` sets of listeners and starts the capture, or adopts a former agent's.
     fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError>;
     /// Applies changed probes and fail mode.
@@ -85,9 +115,8 @@ pub struct Kernel {
     records: Records,
     mechanism: Mechanism,
     logging: Logging,
-    facts: Option<Arc<Facts>>,
-    /// Cookies of the enrolled pods' namespaces, by uid. Only the driver comes here, one pod at a time.
-    cookies: Mutex<HashMap<String, u64>>,
+    names: Names,
+    owners: Owners,
 }
 
 impl Kernel {
@@ -100,7 +129,14 @@ impl Kernel {
         facts: Option<Arc<Facts>>,
     ) -> io::Result<Self> {
         let records = Records::open(run_dir)?;
-        Ok(Self { pins, records, mechanism, logging, facts, cookies: Mutex::default() })
+        Ok(Self { pins, records, mechanism, logging, names: Names::default(), owners: Owners::new(facts) })
+    }
+
+    /// What happens to the queries of pods that are enrolled from now on.
+    #[must_use]
+    pub fn names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
     }
 
     /// How programs are attached.
@@ -108,39 +144,20 @@ impl Kernel {
         self.mechanism
     }
 
-    /// Facts are a bonus: a pod is enrolled without them, too.
-    fn watch_facts(&self, uid: &str, cookie: u64) {
-        let Some(facts) = &self.facts else { return };
-        if let Err(error) = facts.set_watched(cookie, Watched::Yes) {
-            tracing::warn!(pod = uid, %error, "no kernel facts for the pod's connections");
-        }
-    }
-
-    fn forget(&self, uid: &str) {
-        let cookie = self.cookies().remove(uid);
-        if let (Some(facts), Some(cookie)) = (&self.facts, cookie) {
-            // The entry may be gone with a former object.
-            facts.set_watched(cookie, Watched::No).ok();
-        }
-    }
-
-    fn cookies(&self) -> MutexGuard<'_, HashMap<String, u64>> {
-        self.cookies.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Puts rules, routes and sysctls in place, having first noted what they replace.
-    fn prepare(&self, spec: &PodSpec, cookie: u64) -> io::Result<()> {
+    fn prepare(&self, Pod { spec, programs }: Pod<'_>, cookie: u64) -> io::Result<()> {
         let wanted = namespace::sysctls()?;
+        let netns = restorable(&spec.netns)?;
         let mut undo = self.records.read(&spec.uid).unwrap_or_else(|| Undo {
             uid: spec.uid.to_string(),
-            netns: spec.netns.clone(),
+            netns: netns.to_owned(),
             cookie,
-            interface: spec.interface.clone(),
+            interface: programs.interface.clone(),
             clsact: self.mechanism == Mechanism::Clsact,
             ..Undo::default()
         });
         if undo.clsact {
-            for interface in [LO_NAME, &spec.interface] {
+            for interface in [LO_NAME, &programs.interface] {
                 let noted = undo.own_qdisc.iter().any(|own| own == interface);
                 if !noted && !clsact::present(interface)? {
                     undo.own_qdisc.push(interface.to_owned());
@@ -160,8 +177,8 @@ impl Kernel {
 
     /// What is pinned under the pod's name may belong to a former pod, in another namespace or on another interface:
     /// adopting that would leave this one uncaptured, so it is removed.
-    fn before(&self, spec: &PodSpec, cookie: u64) -> Result<Before, CaptureError> {
-        let same = |undo: &Undo| undo.cookie == cookie && undo.interface == spec.interface;
+    fn before(&self, Pod { spec, programs }: Pod<'_>, cookie: u64) -> Result<Before, CaptureError> {
+        let same = |undo: &Undo| undo.cookie == cookie && undo.interface == programs.interface;
         if self.records.read(&spec.uid).is_some_and(|undo| same(&undo)) {
             return Ok(Before::Captured);
         }
@@ -171,26 +188,27 @@ impl Kernel {
 
     /// Looks whether the thread's namespace is the pod's, and gives its cookie. A path is no proof: a pod must not be served
     /// under another's identity.
-    fn inspect(&self, spec: &PodSpec) -> Result<u64, CaptureError> {
-        let path = || spec.netns.clone();
+    fn inspect(&self, Pod { spec, programs }: Pod<'_>) -> Result<u64, CaptureError> {
+        let place = || spec.netns.clone();
         let cookie = own_cookie().map_err(system("the namespace's cookie"))?;
-        interface_index(&spec.interface).map_err(|cause| CaptureError::NoInterface {
-            interface: spec.interface.clone(),
-            path: path(),
+        let Programs { interface, addresses, .. } = programs;
+        interface_index(interface).map_err(|cause| CaptureError::NoInterface {
+            interface: interface.clone(),
+            place: place(),
             cause,
         })?;
-        if let Some((other, _)) = self.cookies().iter().find(|(uid, known)| **known == cookie && **uid != *spec.uid) {
-            return Err(CaptureError::OthersNamespace { path: path(), other: other.clone() });
+        if let Some(other) = self.owners.other_than(&spec.uid, cookie) {
+            return Err(CaptureError::OthersNamespace { place: place(), other });
         }
-        if spec.addresses.is_empty() || spec.addresses.iter().any(|ip| is_local(*ip)) {
+        if addresses.is_empty() || addresses.iter().any(|ip| is_local(*ip)) {
             return Ok(cookie);
         }
-        Err(CaptureError::NoAddress { path: path(), addresses: spec.addresses.clone() })
+        Err(CaptureError::NoAddress { place: place(), addresses: addresses.clone() })
     }
 
     fn start(
         &self,
-        spec: &PodSpec,
+        Pod { spec, programs }: Pod<'_>,
         netns: &Netns,
         listeners: &[PodListeners],
         before: Before,
@@ -203,16 +221,12 @@ impl Kernel {
             Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?),
         };
-        loaded.configure(&config(spec, phase)?)?;
+        loaded.configure(&config(programs, phase, self.names)?)?;
         if let Some(first) = listeners.first() {
-            loaded.listen_with([
-                (ListenerIndex::Outbound, &first.outbound),
-                (ListenerIndex::Plaintext, &first.plaintext),
-                (ListenerIndex::Hbone, &first.hbone),
-            ])?;
+            loaded.listen_with(&indexed(first))?;
         }
         attach::attach_lookup(&mut loaded, netns.as_fd(), &pins)?;
-        attach::attach(&mut loaded, &spec.interface, &pins, self.mechanism)?;
+        attach::attach(&mut loaded, &programs.interface, &pins, self.mechanism)?;
         self.pins.remove_other_layouts(&spec.uid)?;
         if self.logging == Logging::On {
             loaded.forward_log(&spec.uid)?;
@@ -221,11 +235,32 @@ impl Kernel {
             let older = namespace::older_flows().map_err(system("listing open connections"))?;
             loaded.leave_alone(&older)?;
         }
-        loaded.configure(&config(spec, Phase::Strict)?)?;
+        loaded.configure(&config(programs, Phase::Strict, self.names)?)?;
         Ok(loaded.origin)
     }
 
-    fn undo(&self, undo: &Undo) -> io::Result<()> {
+    /// Removes the pod's programs and what they needed. With [`Routing::Leave`] the rules and routes stay.
+    pub(super) fn remove(&self, uid: &str, routing: Routing) -> Result<(), CaptureError> {
+        self.owners.remove(uid);
+        self.pins.remove_pod(uid)?;
+        if let Some(undo) = self.records.read(uid) {
+            // A namespace that is gone has taken everything with it.
+            let there = Netns::open(&undo.netns)
+                .ok()
+                .filter(|netns| matches!(netns.run(own_cookie), Ok(Ok(is)) if is == undo.cookie));
+            if let Some(netns) = there {
+                netns
+                    .run(|| self.undo(&undo, routing))
+                    .map_err(entering(&PodNetns::Path(undo.netns.clone())))?
+                    .map_err(system("restoring the pod's namespace"))?;
+            }
+        }
+        self.records.remove(uid).map_err(system("removing the pod's record"))?;
+        self.pins.remove_if_empty();
+        Ok(())
+    }
+
+    fn undo(&self, undo: &Undo, routing: Routing) -> io::Result<()> {
         if undo.clsact {
             attach::detach_clsact(&undo.interface).ok();
         }
@@ -233,7 +268,9 @@ impl Kernel {
             // An interface that is gone took its discipline with it.
             clsact::remove_if_unused(interface).ok();
         }
-        namespace::routing(Change::Remove)?;
+        if routing == Routing::Remove {
+            namespace::routing(Change::Remove)?;
+        }
         for (path, value) in undo.sysctls.iter().filter(|(path, _)| namespace::is_ours(path)) {
             namespace::write(path, value)?;
         }
@@ -243,16 +280,14 @@ impl Kernel {
 
 impl Capture for Kernel {
     fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError> {
-        let netns = open(&spec.netns)?;
-        if same(&netns, &Netns::current().map_err(system("own namespace"))?)? {
-            return Err(CaptureError::HostNetwork);
-        }
-        let cookie = netns.run(|| self.inspect(spec)).map_err(entering(&spec.netns))??;
-        let before = self.before(spec, cookie)?;
+        let pod = Pod::of(spec)?;
+        let netns = foreign(open(&spec.netns)?)?;
+        let cookie = netns.run(|| self.inspect(pod)).map_err(entering(&spec.netns))??;
+        let before = self.before(pod, cookie)?;
         let inside = || -> Result<_, CaptureError> {
-            let listeners = (0..shards).map(|_| open_listeners()).collect::<Result<Vec<_>, _>>()?;
-            self.prepare(spec, cookie).map_err(system("preparing the pod's namespace"))?;
-            let origin = self.start(spec, &netns, &listeners, before)?;
+            let listeners = (0..shards).map(|_| open_listeners(self.names)).collect::<Result<Vec<_>, _>>()?;
+            self.prepare(pod, cookie).map_err(system("preparing the pod's namespace"))?;
+            let origin = self.start(pod, &netns, &listeners, before)?;
             Ok((listeners, origin))
         };
         let (listeners, origin) = match netns.run(inside).map_err(entering(&spec.netns))? {
@@ -267,13 +302,13 @@ impl Capture for Kernel {
                 return Err(error);
             }
         };
-        self.cookies().insert(spec.uid.to_string(), cookie);
-        self.watch_facts(&spec.uid, cookie);
+        self.owners.add(&spec.uid, cookie);
         Ok(Enrolled { netns, listeners, origin })
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config(spec, Phase::Strict)?)?)
+        let config = config(Pod::of(spec)?.programs, Phase::Strict, self.names)?;
+        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
     }
 
     fn release(&self, uid: &str) -> Result<(), CaptureError> {
@@ -281,23 +316,7 @@ impl Capture for Kernel {
     }
 
     fn withdraw(&self, uid: &str) -> Result<(), CaptureError> {
-        self.forget(uid);
-        self.pins.remove_pod(uid)?;
-        if let Some(undo) = self.records.read(uid) {
-            // A namespace that is gone has taken everything with it.
-            let there = Netns::open(&undo.netns)
-                .ok()
-                .filter(|netns| matches!(netns.run(own_cookie), Ok(Ok(is)) if is == undo.cookie));
-            if let Some(netns) = there {
-                netns
-                    .run(|| self.undo(&undo))
-                    .map_err(entering(&undo.netns))?
-                    .map_err(system("restoring the pod's namespace"))?;
-            }
-        }
-        self.records.remove(uid).map_err(system("removing the pod's record"))?;
-        self.pins.remove_if_empty();
-        Ok(())
+        self.remove(uid, Routing::Remove)
     }
 
     fn left_behind(&self) -> Vec<Arc<str>> {
@@ -309,41 +328,46 @@ impl Capture for Kernel {
     }
 }
 
-fn open(path: &Path) -> Result<Netns, CaptureError> {
+pub(super) fn open(place: &PodNetns) -> Result<Netns, CaptureError> {
     let fail = |cause: io::Error| {
         let gone = cause.kind() == io::ErrorKind::NotFound;
         let hint = if gone { ", maybe the pod has ended or not started yet" } else { "" };
-        CaptureError::Namespace { path: path.to_owned(), cause, hint }
+        CaptureError::Namespace { place: place.clone(), cause, hint }
     };
-    Netns::open(path).map_err(fail)
+    match place {
+        PodNetns::Path(path) => Netns::open(path).map_err(fail),
+        PodNetns::Handle(netns) => Ok(netns.clone()),
+    }
 }
 
-/// The number by which the kernel knows the thread's namespace, not used twice while it runs.
-fn own_cookie() -> io::Result<u64> {
-    netns_cookie(any_socket()?.as_fd())
+/// The agent's own namespace is no pod's.
+pub(super) fn foreign(netns: Netns) -> Result<Netns, CaptureError> {
+    let own = Netns::current().map_err(system("own namespace"))?;
+    if netns == own { Err(CaptureError::HostNetwork) } else { Ok(netns) }
 }
 
-fn same(a: &Netns, b: &Netns) -> Result<bool, CaptureError> {
-    let id = |netns: &Netns| netns.id().map_err(system("comparing namespaces"));
-    Ok(id(a)? == id(b)?)
+/// The path by which another process will find the namespace, to undo what was done in it.
+fn restorable(place: &PodNetns) -> io::Result<&Path> {
+    match place {
+        PodNetns::Path(path) => Ok(path),
+        PodNetns::Handle(_) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "a namespace that is known only by a handle could not be restored by another start",
+        )),
+    }
 }
 
-fn entering(path: &Path) -> impl FnOnce(io::Error) -> CaptureError {
-    let path = path.to_owned();
+pub(super) fn entering(place: &PodNetns) -> impl FnOnce(io::Error) -> CaptureError {
+    let place = place.clone();
     move |cause| CaptureError::Namespace {
-        path,
+        place,
         cause,
         hint: ", it cannot be entered, maybe it is no network namespace",
     }
 }
 
-fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {
+pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {
     move |cause| CaptureError::System { what, cause }
-}
-
-fn open_listeners() -> Result<PodListeners, CaptureError> {
-    let open = |port| listen(port).map_err(|cause| CaptureError::Listen { port, cause });
-    Ok(PodListeners { outbound: open(OUTBOUND_PORT)?, plaintext: open(PLAINTEXT_PORT)?, hbone: open(HBONE_PORT)? })
 }
 
 fn phase_of(config: &PodConfig) -> Phase {
@@ -352,17 +376,18 @@ fn phase_of(config: &PodConfig) -> Phase {
     if config.phase == Phase::Learning as u32 { Phase::Learning } else { Phase::Strict }
 }
 
-fn config(spec: &PodSpec, phase: Phase) -> Result<PodConfig, CaptureError> {
-    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, ..PodConfig::EMPTY };
-    if spec.probe_ports.len() > MAX_PROBE_PORTS {
-        return Err(CaptureError::TooManyProbes(spec.probe_ports.len()));
+fn config(programs: &Programs, phase: Phase, names: Names) -> Result<PodConfig, CaptureError> {
+    let dns = u32::from(names == Names::Captured);
+    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, dns, ..PodConfig::EMPTY };
+    if programs.probe_ports.len() > MAX_PROBE_PORTS {
+        return Err(CaptureError::TooManyProbes(programs.probe_ports.len()));
     }
-    config.fail_open = u32::from(spec.when_down == WhenDown::Pass);
-    for (slot, port) in config.probe_ports.iter_mut().zip(&spec.probe_ports) {
+    config.fail_open = u32::from(programs.when_down == WhenDown::Pass);
+    for (slot, port) in config.probe_ports.iter_mut().zip(&programs.probe_ports) {
         *slot = *port;
         config.probe_count += 1;
     }
-    for (slot, ip) in config.node_addresses.iter_mut().zip(spec.node_addresses.iter().take(MAX_NODE_ADDRESSES)) {
+    for (slot, ip) in config.node_addresses.iter_mut().zip(programs.node_addresses.iter().take(MAX_NODE_ADDRESSES)) {
         *slot = address(*ip);
         config.node_count += 1;
     }

@@ -13,37 +13,23 @@ use tokio_util::sync::CancellationToken;
 use super::capture::{Capture, CaptureError, Enrolled};
 use super::plan::{Observed, Step, plan};
 use crate::bpf::object::Origin;
-use crate::model::PodSpec;
+pub use crate::model::pod::{PodState, PodStatus};
+use crate::model::{Captured, PodSpec};
 use crate::proxy::shard::{LocalPod, Shards};
 
-/// First wait before a failed pod is tried again; it doubles up to [`RETRY_CAP`].
-const RETRY: Duration = Duration::from_millis(500);
-const RETRY_CAP: Duration = Duration::from_secs(30);
-
-/// How a pod is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PodState {
-    Enrolled,
-    /// A former agent's capture was taken over.
-    Adopted,
-    /// Captured as it was: the last change could not be made.
-    Outdated(String),
-    Draining,
-    Failed(String),
+/// How long a failed pod waits until it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The first wait; it doubles.
+    pub first: Duration,
+    /// No wait is longer.
+    pub cap: Duration,
 }
 
-impl PodState {
-    /// Whether the pod's new connections are taken.
-    pub fn is_captured(&self) -> bool {
-        matches!(self, Self::Enrolled | Self::Adopted | Self::Outdated(_))
+impl Default for Retry {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(500), cap: Duration::from_secs(30) }
     }
-}
-
-/// One pod's state, for status and readiness.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodStatus {
-    pub spec: Arc<PodSpec>,
-    pub state: PodState,
 }
 
 /// What happens to the capture when the agent ends.
@@ -61,25 +47,30 @@ pub struct Settings {
     pub on_shutdown: OnShutdown,
     /// How long connections of a pod that is being withdrawn may go on.
     pub drain: Duration,
+    pub retry: Retry,
 }
 
 /// The driver's parts.
 #[derive(Debug)]
-pub struct Driver<C> {
-    capture: Arc<C>,
+pub struct Driver {
+    capture: Arc<dyn Capture>,
     shards: Shards,
     settings: Settings,
     pods: HashMap<Arc<str>, PodStatus>,
     statuses: watch::Sender<Vec<PodStatus>>,
-    /// Pods whose connections are ending; each gives its uid when they have.
-    leaving: FuturesUnordered<BoxFuture<'static, Arc<str>>>,
+    /// Pods whose connections are ending; each gives its uid when they have, or none if the pod itself stays.
+    leaving: FuturesUnordered<BoxFuture<'static, Option<Arc<str>>>>,
     /// Pods left by a former agent and not dealt with yet.
     left_behind: Vec<Arc<str>>,
 }
 
-impl<C: Capture> Driver<C> {
+impl Driver {
     /// A driver, and the statuses it will report.
-    pub fn new(capture: Arc<C>, shards: Shards, settings: Settings) -> (Self, watch::Receiver<Vec<PodStatus>>) {
+    pub fn new(
+        capture: Arc<dyn Capture>,
+        shards: Shards,
+        settings: Settings,
+    ) -> (Self, watch::Receiver<Vec<PodStatus>>) {
         let (statuses, reader) = watch::channel(Vec::new());
         let left_behind = capture.left_behind();
         let (pods, leaving) = (HashMap::new(), FuturesUnordered::new());
@@ -88,12 +79,13 @@ impl<C: Capture> Driver<C> {
 
     /// Follows `desired` until `stop`, then ends as the settings say.
     pub async fn run(mut self, mut desired: watch::Receiver<Arc<Vec<Arc<PodSpec>>>>, stop: CancellationToken) {
-        let mut wait = RETRY;
+        let Retry { first, cap } = self.settings.retry;
+        let mut wait = first;
         while !stop.is_cancelled() {
             let wanted = Arc::clone(&desired.borrow_and_update());
             let settled = self.converge(&wanted).await;
             if settled {
-                wait = RETRY;
+                wait = first;
             }
             tokio::select! {
                 changed = desired.changed() => {
@@ -101,9 +93,8 @@ impl<C: Capture> Driver<C> {
                         stop.cancelled().await;
                     }
                 }
-                // A failure is noted and tried again by the next round.
-                Some(uid) = self.leaving.next() => drop(self.remove(uid).await),
-                () = tokio::time::sleep(wait), if !settled => wait = (wait * 2).min(RETRY_CAP),
+                Some(left) = self.leaving.next() => self.left(left).await,
+                () = tokio::time::sleep(wait), if !settled => wait = (wait * 2).min(cap),
                 () = stop.cancelled() => {}
             }
         }
@@ -123,10 +114,13 @@ impl<C: Capture> Driver<C> {
     }
 
     /// Ends what `desired` has made pointless. A pod that failed and is no longer wanted is not tried again; it may have left
-    /// traces. A change that failed and was taken back is none.
+    /// traces. A change that failed and was taken back is none. A pod that is wanted anew as it is has what is wanted.
     fn settle(&mut self, desired: &[Arc<PodSpec>]) {
         self.pods.retain(|uid, pod| {
             let wanted = desired.iter().find(|spec| spec.uid == *uid);
+            if let Some(wanted) = wanted.filter(|wanted| pod.state.is_captured() && **wanted == pod.spec) {
+                pod.spec = Arc::clone(wanted);
+            }
             match &pod.state {
                 PodState::Failed(_) if wanted.is_none() => {
                     self.left_behind.push(Arc::clone(uid));
@@ -168,8 +162,18 @@ impl<C: Capture> Driver<C> {
                     Err(error) => self.keep(&spec, &error),
                 }
             }
+            Step::Replace(spec) => {
+                let old = self.shards.retire(&spec.uid, self.settings.drain);
+                self.leaving.push(Box::pin(async move {
+                    old.await;
+                    None
+                }));
+                let result = self.enrol(&spec).await;
+                self.note(spec, result)
+            }
             Step::Withdraw(uid) => {
-                self.release(&uid, self.settings.drain).await;
+                let drain = self.drain(&uid);
+                self.release(&uid, drain).await;
                 Ok(())
             }
             Step::Evict(uid) => {
@@ -184,6 +188,15 @@ impl<C: Capture> Driver<C> {
                 }
                 result.map_err(|error| tracing::warn!(pod = %uid, %error, "cannot remove what was left of a pod"))
             }
+        }
+    }
+
+    /// How long the pod's connections may go on when it is withdrawn. Rules are taken away only with the pod itself, or after
+    /// the mesh was left: there is nothing to wait for.
+    fn drain(&self, uid: &str) -> Duration {
+        match self.pods.get(uid).map(|pod| &pod.spec.captured) {
+            Some(Captured::ByRules) => Duration::ZERO,
+            Some(Captured::ByPrograms(_)) | None => self.settings.drain,
         }
     }
 
@@ -202,7 +215,7 @@ impl<C: Capture> Driver<C> {
     fn note(&mut self, spec: Arc<PodSpec>, result: Result<PodState, CaptureError>) -> Result<(), ()> {
         let outcome = match &result {
             Ok(state) => {
-                tracing::info!(pod = %spec.uid, netns = %spec.netns.display(), ?state, "pod enrolled");
+                tracing::info!(pod = %spec.uid, netns = %spec.netns, ?state, "pod enrolled");
                 Ok(())
             }
             Err(error) => {
@@ -234,11 +247,19 @@ impl<C: Capture> Driver<C> {
         if let Err(error) = blocking(move || capture.release(&leaving)).await {
             tracing::debug!(pod = %uid, %error, "the pod's programs are gone already");
         }
-        let (shards, uid) = (self.shards.clone(), Arc::clone(uid));
+        let (retired, uid) = (self.shards.retire(uid, drain), Arc::clone(uid));
         self.leaving.push(Box::pin(async move {
-            shards.retire(&uid, drain).await;
-            uid
+            retired.await;
+            Some(uid)
         }));
+    }
+
+    /// The last connection of a pod, or of its life in another namespace, has ended.
+    async fn left(&mut self, uid: Option<Arc<str>>) {
+        if let Some(uid) = uid {
+            // A failure is logged where it happens, and tried again by the next round.
+            self.remove(uid).await.ok();
+        }
     }
 
     /// Removes every trace of a pod that no connection uses any more.
@@ -263,8 +284,10 @@ impl<C: Capture> Driver<C> {
     fn report(&self) {
         let mut all: Vec<PodStatus> = self.pods.values().cloned().collect();
         all.sort_by(|a, b| a.spec.uid.cmp(&b.spec.uid));
+        // Who waits for the fate of a spec hears of it even if an equal one has met the same before.
+        let same = |a: &PodStatus, b: &PodStatus| Arc::ptr_eq(&a.spec, &b.spec) && a.state == b.state;
         self.statuses.send_if_modified(|old| {
-            let changed = *old != all;
+            let changed = old.len() != all.len() || !old.iter().zip(&all).all(|(a, b)| same(a, b));
             *old = all;
             changed
         });
@@ -288,9 +311,8 @@ impl<C: Capture> Driver<C> {
                 }
             }
         }
-        while let Some(uid) = self.leaving.next().await {
-            // Each failure is logged where it happens.
-            self.remove(uid).await.ok();
+        while let Some(left) = self.leaving.next().await {
+            self.left(left).await;
         }
         self.shards.stop();
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::model::PodSpec;
+use crate::model::{Captured, PodSpec};
 
 /// A pod as it is: enrolled by this process, or left by a former one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub enum Step {
     Withdraw(Arc<str>),
     /// Removes every trace at once: the pod is another one under the same name, the old one is gone.
     Evict(Arc<str>),
+    /// The same pod in another namespace, redirected by rules: served there, while connections in the old one get time to
+    /// end.
+    Replace(Arc<PodSpec>),
     /// Removes what a former process left of a pod that should not be enrolled.
     Discard(Arc<str>),
     Enrol(Arc<PodSpec>),
@@ -50,12 +53,14 @@ pub fn plan(desired: &[Arc<PodSpec>], observed: &[Observed]) -> Vec<Step> {
             (Observed::LeftBehind(_), Some(_)) => {}
             (Observed::Leaving(uid), _) => drop(settled.insert(uid)),
             (Observed::Enrolled(spec), None) => away.push(Step::Withdraw(Arc::clone(&spec.uid))),
-            (Observed::Enrolled(spec), Some(wanted)) if moved(spec, wanted) => {
+            (Observed::Enrolled(spec), Some(wanted)) if is_another(spec, wanted) => {
                 away.push(Step::Evict(Arc::clone(&spec.uid)));
             }
             (Observed::Enrolled(spec), Some(wanted)) => {
                 settled.insert(&spec.uid);
-                if spec != *wanted {
+                if spec.netns != wanted.netns {
+                    change.push(Step::Replace(Arc::clone(wanted)));
+                } else if spec != *wanted {
                     change.push(Step::Reconfigure(Arc::clone(wanted)));
                 }
             }
@@ -66,9 +71,18 @@ pub fn plan(desired: &[Arc<PodSpec>], observed: &[Observed]) -> Vec<Step> {
     away.into_iter().chain(change).chain(enrol).collect()
 }
 
-/// Whether the pod is another one under the same name.
-fn moved(is: &PodSpec, should: &PodSpec) -> bool {
-    is.netns != should.netns || is.interface != should.interface
+/// Whether the pod is another one under the same uid. One that is redirected by rules may be in another namespace and still
+/// be the same.
+fn is_another(is: &PodSpec, should: &PodSpec) -> bool {
+    let name = |spec: &PodSpec| [spec.name.clone(), spec.namespace.clone(), spec.service_account.clone()];
+    let elsewhere = match (&is.captured, &should.captured) {
+        (Captured::ByRules, Captured::ByRules) => false,
+        (Captured::ByPrograms(ours), Captured::ByPrograms(theirs)) => {
+            is.netns != should.netns || ours.interface != theirs.interface
+        }
+        (Captured::ByRules, Captured::ByPrograms(_)) | (Captured::ByPrograms(_), Captured::ByRules) => true,
+    };
+    elsewhere || name(is) != name(should)
 }
 
 #[cfg(test)]
@@ -78,19 +92,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Observed, Step, plan};
-    use crate::model::{PodSpec, WhenDown};
+    use crate::model::{Captured, PodNetns, PodSpec, Programs};
 
     fn spec(uid: &str, netns: &str, probes: &[u16]) -> Arc<PodSpec> {
+        let programs = Programs { interface: "eth0".into(), probe_ports: probes.to_vec(), ..Programs::default() };
+        captured(uid, netns, Captured::ByPrograms(programs))
+    }
+
+    fn redirected(uid: &str, netns: &str) -> Arc<PodSpec> {
+        captured(uid, netns, Captured::ByRules)
+    }
+
+    fn captured(uid: &str, netns: &str, captured: Captured) -> Arc<PodSpec> {
         Arc::new(PodSpec {
             uid: uid.into(),
             name: uid.into(),
             namespace: "default".into(),
-            netns: netns.into(),
-            interface: "eth0".into(),
-            addresses: Vec::new(),
-            probe_ports: probes.to_vec(),
-            node_addresses: Vec::new(),
-            when_down: WhenDown::Refuse,
+            service_account: uid.into(),
+            netns: PodNetns::Path(netns.into()),
+            captured,
         })
     }
 
@@ -98,6 +118,8 @@ mod tests {
     fn steps() {
         let (a, b, a_moved, a_probed) =
             (spec("a", "/a", &[]), spec("b", "/b", &[]), spec("a", "/c", &[]), spec("a", "/a", &[1]));
+        let a_renamed = Arc::new(PodSpec { service_account: "other".into(), ..PodSpec::clone(&a) });
+        let (r, r_moved) = (redirected("a", "/a"), redirected("a", "/c"));
         let on = |spec: &Arc<PodSpec>| Observed::Enrolled(Arc::clone(spec));
         let left = |uid: &str| Observed::LeftBehind(uid.into());
         let cases = [
@@ -109,6 +131,11 @@ mod tests {
             (vec![&a], vec![left("a")], vec![Step::Enrol(Arc::clone(&a))]),
             (vec![&a_probed], vec![on(&a)], vec![Step::Reconfigure(Arc::clone(&a_probed))]),
             (vec![&a_moved], vec![on(&a)], vec![Step::Evict("a".into()), Step::Enrol(Arc::clone(&a_moved))]),
+            (vec![&r], vec![on(&r)], vec![]),
+            (vec![&a_renamed], vec![on(&a)], vec![Step::Evict("a".into()), Step::Enrol(Arc::clone(&a_renamed))]),
+            (vec![&r_moved], vec![on(&r)], vec![Step::Replace(Arc::clone(&r_moved))]),
+            (vec![&r], vec![on(&a)], vec![Step::Evict("a".into()), Step::Enrol(Arc::clone(&r))]),
+            (vec![], vec![on(&r)], vec![Step::Withdraw("a".into())]),
             (vec![&a], vec![Observed::Leaving("a".into())], vec![]),
             (vec![&b], vec![Observed::Leaving("a".into())], vec![Step::Enrol(Arc::clone(&b))]),
             (vec![&b], vec![on(&a)], vec![Step::Withdraw("a".into()), Step::Enrol(Arc::clone(&b))]),
@@ -124,7 +151,7 @@ mod tests {
         for step in steps {
             match step {
                 Step::Withdraw(uid) | Step::Evict(uid) | Step::Discard(uid) => observed.retain(|pod| *pod.uid() != uid),
-                Step::Enrol(spec) | Step::Reconfigure(spec) => {
+                Step::Enrol(spec) | Step::Reconfigure(spec) | Step::Replace(spec) => {
                     observed.retain(|pod| *pod.uid() != spec.uid);
                     observed.push(Observed::Enrolled(spec));
                 }

@@ -79,7 +79,7 @@ mod tests {
     fn records_survive_and_go() {
         let directory = tempfile::tempdir().unwrap();
         let records = Records::open(directory.path()).unwrap();
-        let undo = Undo { uid: "Kubernetes//v1/Pod/default/a.b".into(), ..Undo::default() };
+        let undo = Undo { uid: "Kubernetes//Pod/default/a.b".into(), ..Undo::default() };
         records.write(&undo).unwrap();
         assert_eq!(records.read(&undo.uid), Some(undo.clone()));
         assert_eq!(records.all(), vec![undo.clone()]);

@@ -102,6 +102,20 @@ pub(super) async fn tunnel(tcp: &TcpStream, stream: &mut Stream, role: Role, cou
     result
 }
 
+/// Writes `head` to the application before any of the client's bytes.
+pub(super) async fn say_first(tcp: &TcpStream, head: &[u8]) -> Result<(), Broken> {
+    let mut left = head;
+    while !left.is_empty() {
+        tcp.writable().await.map_err(Broken::Local)?;
+        match tcp.try_write(left) {
+            Ok(written) => left = left.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(Broken::Local(error)),
+        }
+    }
+    Ok(())
+}
+
 fn fault_of(tcp: &TcpStream) -> io::Error {
     tcp.take_error().ok().flatten().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
 }

@@ -1,7 +1,7 @@
 //! Connecting from inside a pod's namespace.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -19,11 +19,29 @@ pub(super) async fn onward(netns: &Netns, to: SocketAddr, hint: &'static str) ->
     connect(netns, Source::Own, to, hint).await
 }
 
-/// Connects to the application that the permit names: nothing else can be dialled inbound. The application sees
-/// `client` as its peer, unless that is the pod itself.
-pub(super) async fn application(netns: &Netns, permit: &Permit, client: SocketAddr) -> Result<TcpStream, Error> {
-    let source = if client.ip() == permit.target().ip() { Source::Own } else { Source::Of(client.ip()) };
-    connect(netns, source, permit.target(), "").await
+/// What the application sees as its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The client's address.
+    Client(IpAddr),
+    /// The pod's own loopback address, which it is then reached at, too.
+    Loopback,
+}
+
+/// Connects to the application that the permit names: nothing else can be dialled inbound.
+pub(super) async fn application(netns: &Netns, permit: &Permit, seen: Seen) -> Result<TcpStream, Error> {
+    let target = permit.target();
+    let (source, target) = match seen {
+        // A client that is the pod itself needs no other source.
+        Seen::Client(ip) if ip == target.ip() => (Source::Own, target),
+        Seen::Client(ip) => (Source::Of(ip), target),
+        Seen::Loopback => (Source::Own, SocketAddr::new(loopback(target.ip()), target.port())),
+    };
+    connect(netns, source, target, "").await
+}
+
+fn loopback(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
 
 async fn connect(netns: &Netns, source: Source, to: SocketAddr, hint: &'static str) -> Result<TcpStream, Error> {

@@ -20,6 +20,8 @@ pub(super) enum Error {
     UnknownWorkload,
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
+    #[error("looking up {host}: {cause}")]
+    Name { host: std::sync::Arc<str>, cause: io::Error },
     #[error(transparent)]
     Certificate(#[from] CertError),
     #[error("cannot connect to {to}: {cause}{hint}")]
@@ -41,6 +43,8 @@ pub(super) enum Error {
     ForeignTarget(String),
     #[error("no service {0} with that port on this workload")]
     UnknownService(String),
+    #[error("{0} has no virtual address that a PROXY header could name")]
+    NoProxyDestination(String),
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error("closed by a policy change: {0}")]
@@ -70,6 +74,8 @@ impl Error {
             Self::SelfCall(_)
             | Self::UnknownWorkload
             | Self::NoRoute(_)
+            | Self::Name { .. }
+            | Self::NoProxyDestination(_)
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::Open(_)

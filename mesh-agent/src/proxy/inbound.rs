@@ -1,6 +1,6 @@
 //! Inbound HBONE: verify, authorise, then connect to the application, then answer 200, then copy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use super::copy::{self, Role};
 use super::dial;
 use super::error::{Error, outcome};
 use super::pod::Pod;
+use super::proxy_protocol::{self, Delivery};
 use super::record::{Ends, Record, Reporter, Security, refuse};
 use super::revoke::Question;
 use super::source;
@@ -25,6 +26,7 @@ use crate::hbone::readahead::ReadAhead;
 use crate::hbone::server::{self, Incoming};
 use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_expiry, peer_identity};
 use crate::model::addr::canonical;
+use crate::model::workload::AppTunnelProtocol;
 use crate::model::{Identity, Peer, Service, Workload, World};
 use crate::sys::socket::carry_streams;
 
@@ -108,7 +110,7 @@ async fn stream(pod: Rc<Pod>, tunnel: Rc<Tunnel>, incoming: Incoming) {
         }
     };
     let record = Record::open(&pod.books, ends(&pod, &tunnel, &request, &incoming));
-    let journey = carry(&pod, &tunnel, &request, incoming, &record);
+    let journey = carry(&pod, &request, incoming, &record);
     let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
     record.finish(outcome(&result));
 }
@@ -120,13 +122,15 @@ struct Request {
     workload: Arc<Workload>,
     service: Option<Arc<Service>>,
     question: Question,
+    delivery: Delivery,
 }
 
 async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<Request, Error> {
     let authority = incoming.authority()?;
     let workload = pod.workload().await?;
     let world = pod.world();
-    let port = destination_port(&world, &workload, tunnel, &authority)?;
+    let asked = destination_port(&world, &workload, tunnel, &authority)?;
+    let port = workload.tunnel_port().unwrap_or(asked);
     if matches!(port, HBONE_PORT | PLAINTEXT_PORT | OUTBOUND_PORT) {
         return Err(Error::SelfCall(SocketAddr::new(tunnel.dialled.ip(), port)));
     }
@@ -140,17 +144,38 @@ async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<R
         peer: Peer { address: tunnel.peer, identity: tunnel.identity.clone() },
         target: SocketAddr::new(tunnel.dialled.ip(), port),
     };
-    Ok(Request { authority, workload, service, question })
+    let delivery = delivery(&world, &workload, tunnel, &authority)?;
+    Ok(Request { authority, workload, service, question, delivery })
 }
 
 /// The application's port, if the authority is one that this pod answers for (protocol note, section 8.2).
 fn destination_port(world: &World, workload: &Workload, tunnel: &Tunnel, authority: &Authority) -> Result<u16, Error> {
     match authority {
-        Authority::Address(address) if address.ip() == tunnel.dialled.ip() => Ok(address.port()),
+        Authority::Address(address) if answers_for(world, workload, tunnel, address.ip()) => Ok(address.port()),
         Authority::Address(address) => Err(Error::ForeignTarget(address.to_string())),
         Authority::Name(host, port) => source::target_port(world, workload, host, *port)
             .ok_or_else(|| Error::UnknownService(authority.to_string())),
     }
+}
+
+/// Whether the pod answers for `ip`: its own address, or one whose waypoint it is. Behind an application tunnel it is told
+/// the address, and decides itself.
+fn answers_for(world: &World, workload: &Workload, tunnel: &Tunnel, ip: IpAddr) -> bool {
+    ip == tunnel.dialled.ip() || workload.app_tunnel.is_some() || world.is_waypoint_of(workload, ip)
+}
+
+/// How the application gets the connection (protocol note, section 6.4).
+fn delivery(world: &World, workload: &Workload, tunnel: &Tunnel, authority: &Authority) -> Result<Delivery, Error> {
+    if workload.app_tunnel.is_none_or(|tunnel| tunnel.protocol == AppTunnelProtocol::None) {
+        return Ok(Delivery::FromClient(tunnel.peer));
+    }
+    let destination = match authority {
+        Authority::Address(address) => Some(*address),
+        Authority::Name(host, port) => source::virtual_address(world, workload, host).map(|ip| (ip, *port).into()),
+    };
+    let destination = destination.ok_or_else(|| Error::NoProxyDestination(authority.to_string()))?;
+    let identity = tunnel.identity.as_ref().map(Identity::uri);
+    Ok(Delivery::Announced(proxy_protocol::header(tunnel.peer, destination, identity)))
 }
 
 fn status(error: &Error) -> StatusCode {
@@ -184,20 +209,14 @@ fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, incoming: &Incoming) -> E
     }
 }
 
-async fn carry(
-    pod: &Pod,
-    tunnel: &Tunnel,
-    request: &Request,
-    mut incoming: Incoming,
-    record: &Record,
-) -> Result<(), Error> {
-    let mut worlds = pod.worlds.clone();
+async fn carry(pod: &Pod, request: &Request, mut incoming: Incoming, record: &Record) -> Result<(), Error> {
+    let mut worlds = pod.verdicts.clone();
     let dialled = async {
         let world = pod.world();
         request.question.try_out(&world);
         let permit = request.question.ask(&world)?;
         record.allowed_by(permit.policy());
-        dial::application(&pod.local.netns, &permit, tunnel.peer).await
+        dial::application(&pod.local.netns, &permit, request.delivery.source()).await
     };
     let app = tokio::select! {
         app = dialled => app,
@@ -212,6 +231,9 @@ async fn carry(
     };
     record.application_socket(request.question.target, app.local_addr().ok());
     let mut stream = incoming.accept(pod.baggage(&request.workload)).map_err(Error::Http2)?;
+    if let Delivery::Announced(header) = &request.delivery {
+        copy::say_first(&app, header).await?;
+    }
     let revoked = request.question.until_denied(&mut worlds);
     tokio::select! {
         result = copy::tunnel(&app, &mut stream, Role::Server, record) => Ok(result?),

@@ -2,32 +2,25 @@
 //!
 //! The application's handshake was completed by the kernel before any of this, so every failure reaches it as a reset.
 
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
 
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::copy::{self, Role, reset_on_close};
 use super::dial;
-use super::error::{Error, HBONE_HINT, outcome};
+use super::error::{Error, outcome};
+use super::names::Names;
 use super::pod::{Pod, TunnelKey};
 use super::record::{Ends, Record, Reporter, Security, refuse};
-use crate::hbone::client::{OpenError, Tunnel};
+use super::source::described;
+use super::tunnels::{self, Opened};
 use crate::hbone::head::Connect;
-use crate::hbone::readahead::ReadAhead;
-use crate::hbone::stream::Stream;
-use crate::hbone::{self};
-use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_expiry, peer_identity};
-use crate::model::addr::canonical;
-use crate::model::route::route;
-use crate::model::{Identity, OrigDst, Route, Workload};
-use crate::sys::socket::{carry_streams, is_local};
+use crate::model::route::{Authority, Leg, Trip, route};
+use crate::model::{NoRoute, OrigDst, Route, Service, Workload};
+use crate::sys::socket::is_local;
 
 /// Serves one captured connection from its accept to its record.
 pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
@@ -35,18 +28,24 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
         Ok(original) => original,
         Err(error) => return early(&tcp, Reporter::Source, client, None, &error),
     };
-    match begin(&pod, client, original).await {
-        Ok(trip) => {
-            let record = Record::open(&pod.books, ends(&pod, &trip));
-            let journey = carry(&pod, &tcp, &trip, &record);
-            let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
-            if result.is_err() {
-                reset_on_close(&tcp);
-            }
-            record.finish(outcome(&result));
+    let way = match begin(&pod, client, original).await {
+        Ok(way) => way,
+        Err(error) => return early(&tcp, Reporter::Source, client, Some(original.0), &error),
+    };
+    // Only the far end of a tunnel in a tunnel knows who serves it, so that is opened before its record.
+    let opened = match &way.route {
+        Route::Nested { .. } => {
+            Some(pod.cut.run_until_cancelled(Box::pin(nested(&pod, &way))).await.unwrap_or(Err(Error::Cut)))
         }
-        Err(error) => early(&tcp, Reporter::Source, client, Some(original.0), &error),
+        Route::Tunnel { .. } | Route::Plain { .. } | Route::Passthrough { .. } => None,
+    };
+    let record = Record::open(&pod.books, ends(&pod, &way, opened.as_ref().and_then(|opened| opened.as_ref().ok())));
+    let journey = carry(&pod, &tcp, &way, opened, &record);
+    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    if result.is_err() {
+        reset_on_close(&tcp);
     }
+    record.finish(outcome(&result));
 }
 
 /// Ends a connection whose destination never became clear.
@@ -55,10 +54,9 @@ pub(super) fn early(tcp: &TcpStream, reporter: Reporter, src: SocketAddr, dst: O
     refuse(reporter, src, dst, &error.to_string());
 }
 
-/// With transparent capture the accepted socket's own address is where the application wanted to go.
+/// Where the application wanted to go.
 fn original_destination(pod: &Pod, tcp: &TcpStream) -> Result<OrigDst, Error> {
-    let local = tcp.local_addr().map_err(|cause| Error::Broken(copy::Broken::Local(cause)))?;
-    let original = canonical(local);
+    let original = pod.original_destination(tcp)?;
     let own_port = matches!(original.port(), OUTBOUND_PORT | PLAINTEXT_PORT | HBONE_PORT);
     // Dialled by the pod itself, the agent's ports would make it call itself for ever.
     if own_port && pod.local.netns.run(|| is_local(original.ip())).unwrap_or(true) {
@@ -69,116 +67,134 @@ fn original_destination(pod: &Pod, tcp: &TcpStream) -> Result<OrigDst, Error> {
 
 /// A connection whose way is known.
 #[derive(Debug)]
-struct Trip {
+struct Way {
     client: SocketAddr,
     original: OrigDst,
     source: Arc<Workload>,
     route: Route,
 }
 
-async fn begin(pod: &Pod, client: SocketAddr, original: OrigDst) -> Result<Trip, Error> {
+async fn begin(pod: &Pod, client: SocketAddr, original: OrigDst) -> Result<Way, Error> {
     let source = pod.workload().await?;
-    let route = route(&pod.world(), &source, original, fastrand::u64(..))?;
-    Ok(Trip { client, original, source, route })
+    let draw = fastrand::u64(..);
+    let ask = |names: &Names| {
+        let trip = Trip { source: &source, to: original, draw, names: &|host| names.known(host) };
+        route(&pod.world(), &trip)
+    };
+    let route = match ask(&pod.names) {
+        Err(NoRoute::Unresolved(host)) => {
+            pod.names.look_up(&host).await?;
+            ask(&pod.names)?
+        }
+        route => route?,
+    };
+    Ok(Way { client, original, source, route })
 }
 
-fn ends(pod: &Pod, trip: &Trip) -> Ends {
-    let (next_hop, authority, destination, service, security) = match &trip.route {
-        Route::Tunnel { next_hop, authority, workload, service, .. } => {
-            (next_hop, Some(*authority), Some(workload), service.as_ref(), Security::MutualTls)
-        }
+/// What the record shows of a route.
+struct Shown<'a> {
+    next_hop: SocketAddr,
+    authority: Option<&'a Authority>,
+    destination: Option<&'a Arc<Workload>>,
+    service: Option<&'a Arc<Service>>,
+}
+
+fn shown(route: &Route) -> Shown<'_> {
+    match route {
+        Route::Tunnel { leg, authority, workload, service } => Shown {
+            next_hop: leg.next_hop.0,
+            authority: Some(authority),
+            destination: Some(workload),
+            service: service.as_ref(),
+        },
+        Route::Nested { outer, authority, workload, service, .. } => Shown {
+            next_hop: outer.next_hop.0,
+            authority: Some(authority),
+            destination: Some(workload),
+            service: Some(service),
+        },
         Route::Plain { next_hop, workload, service } => {
-            (next_hop, None, Some(workload), service.as_ref(), Security::Plain)
+            Shown { next_hop: next_hop.0, authority: None, destination: Some(workload), service: service.as_ref() }
         }
-        Route::Passthrough { next_hop } => (next_hop, None, None, None, Security::Plain),
-    };
+        Route::Passthrough { next_hop, service } => {
+            Shown { next_hop: next_hop.0, authority: None, destination: None, service: service.as_ref() }
+        }
+    }
+}
+
+fn ends(pod: &Pod, way: &Way, far: Option<&Opened>) -> Ends {
+    let shown = shown(&way.route);
+    let security = if shown.authority.is_some() { Security::MutualTls } else { Security::Plain };
     let tunnelled = security == Security::MutualTls;
+    // What came back through two tunnels describes its sender better than the stand-in that was chosen.
+    let far = far.and_then(|far| Some(Arc::new(described(far.peer.as_ref()?, &far.headers))));
+    let destination = far.or_else(|| shown.destination.map(Arc::clone));
+    let proven = destination.as_ref().filter(|_| tunnelled).map(|workload| workload.identity.clone());
     Ends {
         reporter: Reporter::Source,
-        src_addr: trip.client,
-        dst_addr: next_hop.0,
-        hbone_addr: authority.map(|address| address.to_string()),
-        original: trip.original.0,
-        source: Some(Arc::clone(&trip.source)),
-        source_identity: tunnelled.then(|| trip.source.identity.clone()),
-        destination: destination.map(Arc::clone),
-        destination_identity: destination.filter(|_| tunnelled).map(|workload| workload.identity.clone()),
-        service: service.map(Arc::clone),
+        src_addr: way.client,
+        dst_addr: shown.next_hop,
+        hbone_addr: shown.authority.map(ToString::to_string),
+        original: way.original.0,
+        source: Some(Arc::clone(&way.source)),
+        source_identity: tunnelled.then(|| way.source.identity.clone()),
+        destination,
+        destination_identity: proven,
+        service: shown.service.map(Arc::clone),
         security,
         policy: None,
         netns_cookie: pod.netns_cookie,
-        app_socket: Some((trip.client, trip.original.0)),
+        app_socket: Some((way.client, way.original.0)),
     }
 }
 
-async fn carry(pod: &Rc<Pod>, tcp: &TcpStream, trip: &Trip, record: &Record) -> Result<(), Error> {
-    match &trip.route {
-        Route::Tunnel { next_hop, authority, accepted, service, .. } => {
-            let key = TunnelKey {
-                source: trip.source.identity.clone(),
-                accepted: accepted.clone(),
-                next_hop: *next_hop,
-                source_ip: pod.source_ip(&trip.source, next_hop.0),
-            };
-            let head = || Connect {
-                authority: *authority,
-                client: trip.client,
-                service_host: service.as_ref().map(|service| &*service.key.hostname),
-                baggage: pod.baggage(&trip.source),
-            };
-            let mut stream = open(pod, &key, head).await?;
-            copy::tunnel(tcp, &mut stream, Role::Client, record).await?;
+async fn carry(
+    pod: &Rc<Pod>,
+    tcp: &TcpStream,
+    way: &Way,
+    opened: Option<Result<Opened, Error>>,
+    record: &Record,
+) -> Result<(), Error> {
+    let mut stream = match (&way.route, opened) {
+        (_, Some(opened)) => opened?.stream,
+        (Route::Tunnel { leg, authority, service, .. }, None) => {
+            let head = || head(pod, way, authority, service.as_deref());
+            tunnels::open(pod, &key(pod, way, leg), head).await?.stream
         }
-        Route::Plain { next_hop, .. } | Route::Passthrough { next_hop } => {
+        (Route::Nested { .. }, None) => Box::pin(nested(pod, way)).await?.stream,
+        (Route::Plain { next_hop, .. } | Route::Passthrough { next_hop, .. }, None) => {
             let server = dial::onward(&pod.local.netns, next_hop.0, "").await?;
             copy::relay(tcp, &server, record).await?;
+            return Ok(());
         }
-    }
-    Ok(())
-}
-
-/// Opens a stream on a pooled tunnel. A tunnel that turns out to be leaving is replaced: its peer has not seen the request.
-async fn open<'a>(pod: &Rc<Pod>, key: &TunnelKey, head: impl Fn() -> Connect<'a>) -> Result<Stream, Error> {
-    const TRIES: usize = 3;
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let dial = || dial_tunnel(Rc::clone(pod), key.clone());
-        let tunnel = pod.tunnels.tunnel(key, dial).await.map_err(Error::Dial)?;
-        match tunnel.open(head().request()?).await {
-            Ok((stream, _head)) => return Ok(stream),
-            Err(OpenError::GoingAway(_)) if tries < TRIES => tunnel.abandon(),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Identity>>, Error> {
-    let credentials = pod.credentials(&key.source).await?;
-    let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
-    // Without it the tunnel works, too.
-    carry_streams(tcp.as_fd()).ok();
-    let connector = TlsConnector::from(
-        credentials.client_config(&key.accepted).map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?,
-    );
-    let name = rustls::pki_types::ServerName::from(key.next_hop.0.ip());
-    let handshake = connector.connect(name, ReadAhead::new(tcp));
-    let tls = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, handshake).await {
-        Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
-        Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
     };
-    let certificates = tls.get_ref().1.peer_certificates();
-    let peer = certificates.and_then(peer_identity);
-    let ends = certificates
-        .and_then(peer_expiry)
-        .map_or(credentials.validity.not_after, |theirs| theirs.min(credentials.validity.not_after));
-    let (tunnel, driver) = hbone::client::start(tls, peer).await.map_err(Error::Http2)?;
-    // Whoever has expired since has to prove itself anew.
-    tunnel.end_at(Instant::now() + ends.duration_since(SystemTime::now()).unwrap_or_default());
-    pod.tasks.spawn_local(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, peer = %key.next_hop, "tunnel ended");
-        }
-    });
-    Ok(tunnel)
+    Ok(copy::tunnel(tcp, &mut stream, Role::Client, record).await?)
+}
+
+/// Opens the tunnel in a tunnel of a route that needs it.
+async fn nested(pod: &Rc<Pod>, way: &Way) -> Result<Opened, Error> {
+    let Route::Nested { outer, accepted, authority, service, .. } = &way.route else {
+        return Err(Error::UnknownService(way.original.to_string()));
+    };
+    let head = || Connect { network: Some(&pod.network), ..head(pod, way, authority, Some(service)) };
+    tunnels::open_inside(pod, &key(pod, way, outer), accepted, head).await
+}
+
+fn key(pod: &Pod, way: &Way, leg: &Leg) -> TunnelKey {
+    TunnelKey {
+        source: way.source.identity.clone(),
+        accepted: leg.accepted.clone(),
+        next_hop: leg.next_hop,
+        source_ip: pod.source_ip(&way.source, leg.next_hop.0),
+    }
+}
+
+fn head<'a>(pod: &Pod, way: &Way, authority: &Authority, service: Option<&'a Service>) -> Connect<'a> {
+    Connect {
+        authority: authority.to_string(),
+        client: way.client,
+        service_host: service.map(|service| &*service.key.hostname),
+        baggage: pod.baggage(&way.source),
+        network: None,
+    }
 }

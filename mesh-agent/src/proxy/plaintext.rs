@@ -8,19 +8,18 @@ use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 
 use super::copy::{self, reset_on_close};
-use super::dial;
+use super::dial::{self, Seen};
 use super::error::{Error, outcome};
 use super::outbound::early;
 use super::pod::Pod;
 use super::record::{Ends, Record, Reporter, Security};
 use super::revoke::Question;
 use super::source;
-use crate::model::addr::canonical;
 use crate::model::{Peer, Workload};
 
 /// Serves one captured connection from outside the mesh.
 pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
-    let target = tcp.local_addr().map(canonical).ok();
+    let target = pod.original_destination(&tcp).ok();
     let (workload, question) = match understand(&pod, &tcp, client).await {
         Ok(understood) => understood,
         Err(error) => return early(&tcp, Reporter::Destination, client, target, &error),
@@ -35,7 +34,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
 }
 
 async fn understand(pod: &Pod, tcp: &TcpStream, client: SocketAddr) -> Result<(Arc<Workload>, Question), Error> {
-    let target = tcp.local_addr().map(canonical).map_err(|e| Error::Broken(copy::Broken::Local(e)))?;
+    let target = pod.original_destination(tcp)?;
     if matches!(target.port(), HBONE_PORT | PLAINTEXT_PORT | OUTBOUND_PORT) {
         return Err(Error::SelfCall(target));
     }
@@ -67,12 +66,12 @@ fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
 }
 
 async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
-    let mut worlds = pod.worlds.clone();
+    let mut worlds = pod.verdicts.clone();
     let world = pod.world();
     question.try_out(&world);
     let permit = question.ask(&world)?;
     record.allowed_by(permit.policy());
-    let app = dial::application(&pod.local.netns, &permit, question.peer.address).await?;
+    let app = dial::application(&pod.local.netns, &permit, Seen::Client(question.peer.address.ip())).await?;
     record.application_socket(question.target, app.local_addr().ok());
     tokio::select! {
         result = copy::relay(tcp, &app, record) => Ok(result?),

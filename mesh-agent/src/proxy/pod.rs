@@ -7,19 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::accept;
+use super::copy::Broken;
 use super::error::Error;
+use super::names::Names;
 use super::record::Books;
 use super::shard::{LocalPod, PodListeners};
 use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::{IDLE, Pool};
 use crate::identity::{Certs, Credentials};
-use crate::model::{Identity, NextHop, Workload, World};
+use crate::model::addr::canonical;
+use crate::model::{Captured, Identity, NextHop, Workload, World};
+use crate::sys::socket::original_destination;
 use crate::task::Tasks;
 
 /// How long a new pod's workload or first certificate may take to appear.
@@ -44,9 +48,12 @@ pub(super) struct Pod {
     /// Name of the network the node is on.
     pub(super) network: Arc<str>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
+    /// Changes only when an answer of [`crate::model::authorize`] may have changed.
+    pub(super) verdicts: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
     pub(super) books: Rc<Books>,
     pub(super) handshakes: Rc<Semaphore>,
+    pub(super) names: Rc<Names>,
     pub(super) tunnels: Pool<TunnelKey, Option<Identity>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -63,9 +70,11 @@ impl Pod {
             netns_cookie,
             network: Arc::clone(&shared.network),
             worlds: shared.worlds.clone(),
+            verdicts: shared.verdicts.clone(),
             certs: shared.certs.clone(),
             books: Rc::clone(&shared.books),
             handshakes: Rc::clone(&shared.handshakes),
+            names: Rc::clone(&shared.names),
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),
@@ -107,9 +116,23 @@ impl Pod {
         Arc::clone(&self.worlds.borrow())
     }
 
+    /// Where the client of a captured connection wanted to go. Packets that the agent's programs capture are left as they
+    /// are, so it is the accepted socket's own address; rules rewrite them, and the kernel knows what they said before.
+    pub(super) fn original_destination(&self, tcp: &TcpStream) -> Result<SocketAddr, Error> {
+        let found = match self.local.spec.captured {
+            Captured::ByPrograms(_) => tcp.local_addr().map(canonical),
+            Captured::ByRules => original_destination(tcp),
+        };
+        found.map_err(|cause| Error::Broken(Broken::Local(cause)))
+    }
+
     /// The pod's own workload; a pod may be enrolled a moment before the configuration knows it.
     pub(super) async fn workload(&self) -> Result<Arc<Workload>, Error> {
-        let find = |world: &World| world.workload_by_uid(&self.local.spec.uid).cloned();
+        // The ids of a pod and of its workload need not be the same: names tell.
+        let spec = &self.local.spec;
+        let meant = |account: &str| spec.service_account.is_empty() || account == spec.service_account;
+        let same = |found: &&Arc<Workload>| meant(found.identity.service_account());
+        let find = |world: &World| world.local_workload(&spec.namespace, &spec.name).filter(same).cloned();
         if let Some(workload) = find(&self.worlds.borrow()) {
             return Ok(workload);
         }
@@ -162,12 +185,13 @@ async fn sweep(pod: Rc<Pod>) {
 
 fn baggage_of(workload: &Workload) -> Baggage {
     Baggage {
-        cluster: workload.cluster.clone(),
+        cluster: workload.cluster.to_string(),
         namespace: workload.namespace().to_owned(),
-        workload: workload.workload_name.clone(),
-        service: workload.canonical_name.clone(),
-        version: workload.canonical_revision.clone(),
-        region: workload.locality.region.clone(),
-        zone: workload.locality.zone.clone(),
+        workload_type: workload.workload_type.as_str(),
+        workload: workload.workload_name.to_string(),
+        service: workload.canonical_name.to_string(),
+        version: workload.canonical_revision.to_string(),
+        region: workload.locality.region.to_string(),
+        zone: workload.locality.zone.to_string(),
     }
 }

@@ -13,8 +13,11 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use super::names::Names;
 use super::pod::Pod;
 use super::record::Books;
+use crate::dns::lookup::PodName;
+use crate::dns::server::{self as dns, Life};
 use crate::identity::Certs;
 use crate::model::{PodSpec, World};
 use crate::sys::netns::Netns;
@@ -40,6 +43,8 @@ pub struct PodListeners {
     pub outbound: TcpListener,
     pub plaintext: TcpListener,
     pub hbone: TcpListener,
+    /// None if the pod's queries are not captured.
+    pub dns: Option<dns::Sockets>,
 }
 
 /// What every shard is given.
@@ -49,6 +54,7 @@ pub struct Deps {
     pub network: Arc<str>,
     pub worlds: watch::Receiver<Arc<World>>,
     pub certs: Certs,
+    pub dns: dns::Deps,
 }
 
 /// Handle on all shards. Clones share them.
@@ -75,10 +81,13 @@ enum Order {
 pub(super) struct Shared {
     pub(super) network: Arc<str>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
+    pub(super) verdicts: watch::Receiver<Arc<World>>,
     pub(super) certs: Certs,
+    dns: Rc<dns::Shard>,
     pub(super) books: Rc<Books>,
     /// Handshakes that may go on at once: whoever is not authenticated yet gets a share of the shard, no more.
     pub(super) handshakes: Rc<Semaphore>,
+    pub(super) names: Rc<Names>,
 }
 
 impl Shards {
@@ -117,8 +126,9 @@ impl Shards {
     }
 
     /// Closes the pod's listeners at once, tells peers to go elsewhere, and waits for its connections to end; those
-    /// still open after `deadline` are cut.
-    pub async fn retire(&self, uid: &str, deadline: Duration) {
+    /// still open after `deadline` are cut. What this gives is only the waiting: a pod that is served from now on under
+    /// the same uid is another one.
+    pub fn retire(&self, uid: &str, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
         let mut waits = Vec::new();
         for door in &*self.doors {
             let (done, wait) = oneshot::channel();
@@ -126,9 +136,11 @@ impl Shards {
                 waits.push(wait);
             }
         }
-        for wait in waits {
-            // A shard that is gone serves nobody.
-            wait.await.ok();
+        async move {
+            for wait in waits {
+                // A shard that is gone serves nobody.
+                wait.await.ok();
+            }
         }
     }
 
@@ -177,13 +189,16 @@ fn shard_is_gone() -> io::Error {
 }
 
 async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>) {
-    let worlds = local_copy(deps.worlds);
+    let (worlds, verdicts) = local_copies(deps.worlds);
     let shared = Shared {
         network: deps.network,
         worlds,
+        verdicts,
         certs: deps.certs,
+        dns: Rc::new(dns::Shard::new(&deps.dns)),
         books,
         handshakes: Rc::new(Semaphore::new(HANDSHAKES)),
+        names: Rc::default(),
     };
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {
@@ -211,11 +226,14 @@ fn serve(
     shared: &Shared,
     pods: &mut HashMap<Arc<str>, Rc<Pod>>,
     local: LocalPod,
-    listeners: PodListeners,
+    mut listeners: PodListeners,
 ) -> io::Result<()> {
     let cookie = netns_cookie(listeners.hbone.as_fd())?;
     let uid = Arc::clone(&local.spec.uid);
     let pod = Pod::new(local, cookie, shared);
+    if let Some(sockets) = listeners.dns.take() {
+        shared.dns.serve(answers_names(&pod), sockets)?;
+    }
     pod.serve(listeners)?;
     if let Some(former) = pods.insert(uid, pod) {
         drop(tokio::task::spawn_local(async move { former.retire(SUPERSEDED).await }));
@@ -223,18 +241,37 @@ fn serve(
     Ok(())
 }
 
-/// A watch of this shard's own, fed from the shared one: reading it per connection touches no other shard's cache line.
-fn local_copy(mut shared: watch::Receiver<Arc<World>>) -> watch::Receiver<Arc<World>> {
-    let (writer, reader) = watch::channel(Arc::clone(&shared.borrow_and_update()));
+/// What the DNS service needs of a pod.
+fn answers_names(pod: &Pod) -> dns::Local<World> {
+    let LocalPod { spec, netns } = &pod.local;
+    dns::Local {
+        name: PodName {
+            namespace: spec.namespace.clone(),
+            name: spec.name.clone(),
+            service_account: spec.service_account.clone(),
+        },
+        worlds: pod.worlds.clone(),
+        outlet: Box::new(netns.clone()),
+        life: Life { tasks: pod.tasks.clone(), stop: pod.leaving.clone(), cut: pod.cut.clone() },
+    }
+}
+
+/// Watches of this shard's own, fed from the shared one: reading them per connection touches no other shard's cache line.
+/// The second changes only when an open connection may have to be judged anew, so that the many changes of a large mesh
+/// wake nobody who waits for that.
+fn local_copies(mut shared: watch::Receiver<Arc<World>>) -> (watch::Receiver<Arc<World>>, watch::Receiver<Arc<World>>) {
+    let first = Arc::clone(&shared.borrow_and_update());
+    let ((worlds, reader), (verdicts, judged)) = (watch::channel(Arc::clone(&first)), watch::channel(first));
     drop(tokio::task::spawn_local(async move {
         while shared.changed().await.is_ok() {
             let world = Arc::clone(&shared.borrow_and_update());
-            if writer.send(world).is_err() {
-                return;
+            if !verdicts.borrow().judges_like(&world) {
+                verdicts.send_replace(Arc::clone(&world));
             }
+            worlds.send_replace(world);
         }
         // The source is gone (shutdown): what is in force stays in force.
-        writer.closed().await;
+        worlds.closed().await;
     }));
-    reader
+    (reader, judged)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::hbone::head::Baggage;
+use crate::model::workload::Locality;
 use crate::model::{Identity, Service, Workload, World};
 
 /// The source workload: the one at the peer's address if its identity is the one that TLS proved, else what the
@@ -23,14 +24,23 @@ pub(super) fn workload(
     {
         return Some(Arc::clone(known));
     }
+    Some(Arc::new(described(identity, headers)))
+}
+
+/// What a peer says of itself, under the identity that it has proven.
+pub(super) fn described(identity: &Identity, headers: &HeaderMap) -> Workload {
     let baggage = Baggage::parse(headers);
-    let mut described = Workload::new("", &baggage.workload, identity.clone());
-    described.cluster = baggage.cluster;
-    described.canonical_name = baggage.service;
-    described.canonical_revision = baggage.version;
-    described.locality.region = baggage.region;
-    described.locality.zone = baggage.zone;
-    Some(Arc::new(described))
+    Workload {
+        cluster: baggage.cluster.into(),
+        canonical_name: baggage.service.into(),
+        canonical_revision: baggage.version.into(),
+        locality: Arc::new(Locality {
+            region: baggage.region.into(),
+            zone: baggage.zone.into(),
+            ..Locality::default()
+        }),
+        ..Workload::new("", &baggage.workload, identity.clone())
+    }
 }
 
 /// The service a connection came through: the one named by `host` if the workload belongs to it, else the first of the
@@ -42,10 +52,16 @@ pub(super) fn service_label(world: &World, workload: &Workload, host: Option<&st
         return Some(Arc::clone(service));
     }
     candidates
-        .find(|(service, ports)| {
-            ports.values().any(|target| *target == port) || service.ports.values().any(|target| *target == port)
-        })
+        .find(|(service, ports)| ports.lead_to(port) || service.ports.lead_to(port))
         .map(|(service, _)| Arc::clone(service))
+}
+
+/// A virtual address of the service `host` on the workload's network, of IPv4 if it has one.
+pub(super) fn virtual_address(world: &World, workload: &Workload, host: &str) -> Option<IpAddr> {
+    let named = world.services_named(host);
+    let service = named.iter().find(|service| *service.key.namespace == *workload.namespace()).or(named.first())?;
+    let own = service.vips.iter().filter(|vip| vip.network == workload.network);
+    own.map(|vip| vip.ip).min_by_key(IpAddr::is_ipv6)
 }
 
 /// The workload's port behind `host:port`; none if the workload does not belong to such a service.
@@ -53,8 +69,7 @@ pub(super) fn target_port(world: &World, workload: &Workload, host: &str, port: 
     let mut members: Vec<_> = workload.services.iter().filter(|(key, _)| &*key.hostname == host).collect();
     members.sort_by_key(|(key, _)| &*key.namespace != workload.namespace());
     let (key, ports) = members.first()?;
-    let by_endpoint = ports.get(&port).copied();
-    by_endpoint.or_else(|| world.service(key)?.ports.get(&port).copied()).filter(|target| *target != 0)
+    ports.get(port).or_else(|| world.service(key)?.ports.get(port)).filter(|target| *target != 0)
 }
 
 #[cfg(test)]

@@ -3,21 +3,36 @@
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// A handle on a network namespace; keeps it alive while held. Clones share the handle.
+/// A handle on a network namespace; keeps it alive while held. Clones share the handle, and two handles on one namespace
+/// are equal.
 #[derive(Clone, Debug)]
 pub struct Netns {
     file: Arc<File>,
+    /// Device and inode: not given to another namespace while this handle is open.
+    id: (u64, u64),
 }
 
 impl Netns {
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(File::open(path)?) })
+        Self::of(File::open(path)?)
+    }
+
+    /// A handle from an open descriptor that somebody else has handed over. Whether it is a network namespace shows when
+    /// it is entered.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Self::of(fd.into())
+    }
+
+    fn of(file: File) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = file.metadata()?;
+        Ok(Self { id: (meta.dev(), meta.ino()), file: Arc::new(file) })
     }
 
     /// The namespace that the calling thread is in.
@@ -25,11 +40,9 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// Device and inode: equal for two handles on one namespace.
-    pub fn id(&self) -> io::Result<(u64, u64)> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = self.file.metadata()?;
-        Ok((meta.dev(), meta.ino()))
+    /// The number that the kernel shows for it, as in `net:[4026531840]`.
+    pub fn inode(&self) -> u64 {
+        self.id.1
     }
 
     /// Runs `body` on this thread with the thread inside the namespace. Sockets made there stay in the namespace.
@@ -73,6 +86,14 @@ impl Drop for Return {
         }
     }
 }
+
+impl PartialEq for Netns {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Netns {}
 
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {

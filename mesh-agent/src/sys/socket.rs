@@ -3,10 +3,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mesh_common::abi::AGENT_MARK;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::unix::AsyncFd;
 
 /// Accept queue of a pod's listeners; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -39,7 +42,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn v6_is_off(error: &io::Error) -> bool {
+pub(super) fn v6_is_off(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
@@ -75,13 +78,32 @@ const TUNNEL_UNSENT: u32 = 128 << 10;
 
 /// Prepares a connection to carry many streams.
 pub fn carry_streams(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
-    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(TUNNEL_UNSENT)
+    SockRef::from(&socket).set_tcp_notsent_lowat(TUNNEL_UNSENT)
 }
 
 /// Whether the address is one of the thread's namespace; what cannot be found out counts as one.
 pub fn is_local(ip: IpAddr) -> bool {
     let bound = std::net::UdpSocket::bind((ip, 0));
     !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable || v6_is_off(&error))
+}
+
+/// Where the client of an accepted connection wanted to go, for connections that rules of netfilter have redirected here
+/// (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`). Always canonical: never v4-mapped v6. A connection that no rule has
+/// touched gives its own local address; one that connection tracking does not know is an error.
+pub fn original_destination(accepted: impl AsFd) -> io::Result<SocketAddr> {
+    let local = SockRef::from(&accepted).local_addr()?.as_socket();
+    // A socket of both families has a mapped address for a connection of IPv4, which only IPv4's option knows.
+    let v4 = local.is_some_and(|local| local.ip().to_canonical().is_ipv4());
+    let wanted: SocketAddr = if v4 { ip_original_dst(&accepted)?.into() } else { ipv6_original_dst(&accepted)?.into() };
+    Ok(SocketAddr::new(wanted.ip(), wanted.port()))
+}
+
+/// Has the present runtime wait for a non-blocking descriptor.
+#[expect(unsafe_code, reason = "the runtime must be able to rely on the descriptor")]
+pub fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, which only the `AsyncFd` can do from now on,
+    // after it has stopped watching.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 /// A socket of the thread's namespace, to ask the kernel about it.

@@ -1,6 +1,8 @@
 //! Tables, and laws that are tried on every flow of a small world.
 
-use super::{ACK, Egress, Flow, Ingress, SYN, egress, ingress};
+use core::net::IpAddr;
+
+use super::{ACK, Egress, Flow, Ingress, SYN, asks_name_server, egress, ingress};
 use crate::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use crate::maps::{Address, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig, mapped};
 
@@ -43,6 +45,56 @@ fn outbound() {
     ];
     for (phase, flow, expected) in cases {
         assert_eq!(egress(&config(phase), &flow), expected, "{phase:?} {flow:?}");
+    }
+}
+
+/// Protocol note, section 11.4: port 53 to anywhere but loopback, which never comes this way.
+#[test]
+fn what_name_servers_are_asked() {
+    let address = |text: &str| match text.parse().unwrap() {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let to = |destination: &str, port: u16, flags: u8| Flow {
+        source: address(if destination.contains(':') { "fd00::1" } else { "10.40.1.10" }),
+        destination: address(destination),
+        source_port: 4000,
+        destination_port: port,
+        flags,
+    };
+    let cases = [
+        ("10.96.0.10", 53, true),
+        ("10.96.0.10", 54, false),
+        ("10.96.0.10", 5353, false),
+        ("169.254.20.10", 53, true),
+        ("8.8.8.8", 53, true),
+        ("223.255.255.1", 53, true),
+        ("224.0.0.251", 53, false),
+        ("255.255.255.255", 53, false),
+        ("fd00::10", 53, true),
+        ("fd00::10", 80, false),
+        ("2001:4860:4860::8888", 53, true),
+        ("64:ff9b::e000:fb", 53, true),
+        ("fec0::1", 53, true),
+        ("fe80::1", 53, false),
+        ("febf::1", 53, false),
+        ("ff02::fb", 53, false),
+    ];
+    let with = |phase, dns| PodConfig { dns, ..config(phase) };
+    for (destination, port, asks) in cases {
+        for phase in [Phase::Learning, Phase::Strict] {
+            let (datagram, opening) = (to(destination, port, 0), to(destination, port, SYN));
+            assert_eq!(asks_name_server(&with(phase, 1), &datagram), asks, "{destination} {port}");
+            assert!(!asks_name_server(&with(phase, 0), &datagram), "{destination} {port}");
+            let expected = if asks { Egress::Ask } else { Egress::Capture };
+            assert_eq!(egress(&with(phase, 1), &opening), expected, "{destination} {port}");
+            assert_eq!(egress(&with(phase, 0), &opening), Egress::Capture, "{destination} {port}");
+            let later = to(destination, port, ACK);
+            assert_eq!(egress(&with(phase, 1), &later), egress(&with(phase, 0), &later), "{destination} {port}");
+        }
+        let draining = with(Phase::Draining, 1);
+        assert!(!asks_name_server(&draining, &to(destination, port, 0)), "{destination} {port}");
+        assert_eq!(egress(&draining, &to(destination, port, SYN)), Egress::Pass, "{destination} {port}");
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! application --- eth0 egress --[new or captured]--> lo ingress --> outbound listener or proxy socket
+//!                           \----[DNS queries]------> lo ingress --> DNS sockets
 //! network ------- eth0 ingress -[new]--> plaintext or HBONE listener
 //! ```
 //!
@@ -14,10 +15,10 @@ use aya_ebpf::macros::{classifier, map, sk_lookup};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use aya_ebpf::programs::{SkLookupContext, TcContext};
 use aya_log_ebpf::debug;
-use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, MARK_MASK, OUTBOUND_PORT};
+use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, DNS_PORT, MARK_MASK, OUTBOUND_PORT};
 use mesh_common::classify::{self, Egress, Flow, Ingress};
 use mesh_common::maps::{Counter, FlowKey, ListenerIndex, PodConfig};
-use mesh_ebpf::act::{Listener, Owner, Then, listener, mark, owner, to_own_stack};
+use mesh_ebpf::act::{Listener, Owner, Then, datagrams, listener, mark, owner, to_own_stack};
 use mesh_ebpf::count::count;
 use mesh_ebpf::lookup;
 use mesh_ebpf::packet::{Family, Packet, read};
@@ -63,6 +64,7 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
     let Some(config) = CONFIG.get(0) else { return TC_ACT_SHOT };
     match read(&ctx) {
         Packet::Tcp(flow, family) => leave(&ctx, config, &flow, family),
+        Packet::Udp(flow, family) if classify::asks_name_server(config, &flow) => ask(&ctx, config, &flow, family),
         other => pass_or_drop(&other),
     }
 }
@@ -71,6 +73,7 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
 fn leave(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i32 {
     match classify::egress(config, flow) {
         Egress::Capture => capture(ctx, config, flow, family),
+        Egress::Ask => connect_to_ask(ctx, config, flow, family),
         Egress::Loop => to_own_stack(ctx, config.lo),
         Egress::LoopIfProxied => match owner(ctx, flow, family) {
             Owner::Connection => to_own_stack(ctx, config.lo),
@@ -105,6 +108,34 @@ fn capture(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> 
     }
 }
 
+/// A DNS query over UDP. Each stands alone: without an agent it goes to the name server that it is addressed to.
+#[inline(always)]
+fn ask(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i32 {
+    match datagrams(ctx, flow, family, Then::Nothing) {
+        Listener::Found => {
+            count(&COUNTERS, Counter::DnsUdp);
+            to_own_stack(ctx, config.lo)
+        }
+        Listener::Missing => passed(Counter::DnsPassed),
+    }
+}
+
+/// The first packet of DNS over TCP. Without an agent the connection goes to the name server, and stays there.
+#[inline(always)]
+fn connect_to_ask(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i32 {
+    forget_older(&flow.as_sender());
+    match listener(ctx, flow, family, DNS_PORT, Then::Nothing) {
+        Listener::Found => {
+            count(&COUNTERS, Counter::DnsTcp);
+            to_own_stack(ctx, config.lo)
+        }
+        Listener::Missing => {
+            pass_to_its_end(&flow.as_sender());
+            passed(Counter::DnsPassed)
+        }
+    }
+}
+
 /// Packets that the egress program sent round to the pod's own stack. Everything else on `lo` is the pod's own affair.
 #[classifier]
 pub fn lo_ingress(ctx: TcContext) -> i32 {
@@ -115,16 +146,26 @@ pub fn lo_ingress(ctx: TcContext) -> i32 {
     if ctx.skb.change_type(PACKET_HOST).is_err() {
         return TC_ACT_SHOT;
     }
+    let Some(config) = CONFIG.get(0) else { return TC_ACT_SHOT };
     match read(&ctx) {
         Packet::Tcp(flow, family) if flow.opens() => {
             let owner = owner(&ctx, &flow, family);
-            match give(&ctx, &flow, family, OUTBOUND_PORT, owner) {
-                Listener::Found => TC_ACT_UNSPEC,
-                Listener::Missing => dropped(Counter::NoListener),
-            }
+            // As the egress program decided, unless the configuration has just changed: either listener is the agent's.
+            let port = if classify::asks_name_server(config, &flow) { DNS_PORT } else { OUTBOUND_PORT };
+            taken(give(&ctx, &flow, family, port, owner))
         }
         Packet::Tcp(..) => TC_ACT_UNSPEC,
+        Packet::Udp(flow, family) => taken(datagrams(&ctx, &flow, family, Then::Assign)),
         other => pass_or_drop(&other),
+    }
+}
+
+/// A packet that came round finds its listener, or the agent has just gone and the packet is sent again.
+#[inline(always)]
+fn taken(listener: Listener) -> i32 {
+    match listener {
+        Listener::Found => TC_ACT_UNSPEC,
+        Listener::Missing => dropped(Counter::NoListener),
     }
 }
 
@@ -239,7 +280,7 @@ fn pass_or_drop(packet: &Packet) -> i32 {
     match packet {
         Packet::Fragment => dropped(Counter::Fragment),
         Packet::Unreadable => dropped(Counter::Unreadable),
-        Packet::Other | Packet::Tcp(..) => passed(Counter::NotTcp),
+        Packet::Other | Packet::Udp(..) | Packet::Tcp(..) => passed(Counter::NotTcp),
     }
 }
 

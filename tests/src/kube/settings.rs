@@ -14,7 +14,17 @@ pub struct Settings {
     pub(super) arguments: Vec<String>,
     pub(super) mesh: Map<String, Value>,
     pub(super) network: Option<String>,
+    pub(crate) mesh_from: MeshFrom,
     pub(super) tools: Option<Tools>,
+}
+
+/// Who tells the agents of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum MeshFrom {
+    /// Their files, as in every other lab.
+    #[default]
+    Files,
+    Istiod,
 }
 
 impl Settings {
@@ -27,6 +37,13 @@ impl Settings {
     #[must_use]
     pub fn tools(mut self, directory: &Path) -> Self {
         self.tools = Some(Tools::at(directory.to_owned()));
+        self
+    }
+
+    /// The agents' mesh is what istiod says: their files list only the pods to enrol.
+    #[must_use]
+    pub fn mesh_from_istiod(mut self) -> Self {
+        self.mesh_from = MeshFrom::Istiod;
         self
     }
 

@@ -116,7 +116,7 @@ impl Proxy {
 fn configured(lab: &Lab) -> serde_json::Value {
     let workloads = lab.pods().iter().map(|pod| {
         json!({
-            "uid": format!("cluster1//v1/Pod/default/{}", pod.name),
+            "uid": format!("cluster1//Pod/default/{}", pod.name),
             "name": pod.name,
             "namespace": "default",
             "serviceAccount": pod.name,

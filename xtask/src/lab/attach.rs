@@ -29,7 +29,7 @@ pub(super) fn run(root: &Path) -> Result<()> {
 
 /// The keeper: runs the agents until somebody ends them, and then the authority.
 pub(super) fn hold() -> Result<()> {
-    keeper::leave_terminal()?;
+    keeper::leave_job()?;
     let (pods, nodes) = (described::<ForeignPod>("LAB_PODS")?, described::<ForeignNode>("LAB_NODES")?);
     let attached = Attached::start(&agent::path()?, &nodes, &pods)?;
     let pids: Vec<String> = attached.pids().iter().map(u32::to_string).collect();

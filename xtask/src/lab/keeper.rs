@@ -39,6 +39,13 @@ pub(crate) fn leave_terminal() -> Result<()> {
     Ok(())
 }
 
+/// Called by a keeper whose agents somebody measures: Ctrl-C does not concern it, but it stays in the session. Where the
+/// kernel groups tasks by session (`sched_autogroup_enabled`), a session of its own would get half of the machine, however
+/// little the others need, and no more, however much it needs: the agents would be measured against the load's tools.
+pub(super) fn leave_job() -> Result<()> {
+    rustix::process::setpgid(None, None).context("a process group of its own")
+}
+
 /// Called by the keeper: tells who started it that all is ready, and closes what it shares with it.
 pub(crate) fn report(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();

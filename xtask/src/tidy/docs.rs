@@ -8,7 +8,8 @@ use anyhow::Result;
 use super::{Finding, Rule};
 
 const PAGE: &str = "docs/configuration.md";
-const SCHEMAS: [&str; 2] = ["mesh-agent/src/file/schema.rs", "mesh-agent/src/control/config.rs"];
+const SCHEMAS: [&str; 3] =
+    ["mesh-agent/src/file/schema.rs", "mesh-agent/src/file/schema/dns.rs", "mesh-agent/src/control/config.rs"];
 
 pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
     let Ok(page) = fs::read_to_string(root.join(PAGE)) else { return Ok(Vec::new()) };

@@ -4,7 +4,7 @@ use super::source::Source;
 use super::{Finding, Rule};
 
 /// A crate and the folders or files of the agent that may name it; all others may not, but for their tests.
-const CRATES: [(&str, &[&str]); 21] = [
+const CRATES: [(&str, &[&str]); 22] = [
     ("aya", &["mesh-agent/src/bpf", "mesh-common/src/maps.rs"]),
     ("aya_log", &["mesh-agent/src/bpf"]),
     ("aya_ebpf", &["mesh-ebpf"]),
@@ -12,9 +12,18 @@ const CRATES: [(&str, &[&str]); 21] = [
     ("netlink_packet_core", &["mesh-agent/src/sys"]),
     ("netlink_packet_route", &["mesh-agent/src/sys"]),
     ("h2", &["mesh-agent/src/hbone"]),
+    ("hickory_proto", &["mesh-agent/src/dns"]),
     ("hyper", &["mesh-agent/src/admin", "mesh-agent/src/ctl"]),
-    ("tonic", &["mesh-agent/src/identity/ca.rs", "mesh-agent/src/control/serve.rs", "mesh-agent/src/proto"]),
-    ("prost", &["mesh-agent/src/proto"]),
+    (
+        "tonic",
+        &[
+            "mesh-agent/src/identity/ca.rs",
+            "mesh-agent/src/control/serve.rs",
+            "mesh-agent/src/proto",
+            "mesh-agent/src/xds",
+        ],
+    ),
+    ("prost", &["mesh-agent/src/proto", "mesh-agent/src/xds"]),
     ("rcgen", &["mesh-agent/src/identity/csr.rs", "mesh-agent/src/control"]),
     ("webpki", &["mesh-agent/src/identity"]),
     ("x509_parser", &["mesh-agent/src/identity", "mesh-agent/src/control/issuer.rs"]),

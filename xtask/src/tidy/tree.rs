@@ -94,11 +94,13 @@ pub(super) fn unmapped(root: &Path) -> Result<Vec<Finding>> {
 fn missing(map: &str, files: &[String]) -> Vec<Finding> {
     let inner = files.iter().filter_map(|path| Some((path, path.strip_prefix("mesh-agent/src/")?)));
     inner
-        .filter(|(path, inner)| {
-            !generated(path) && !inner.ends_with("tests.rs") && !map.contains(&format!("`{inner}`"))
-        })
+        .filter(|(path, inner)| !generated(path) && !is_test(inner) && !map.contains(&format!("`{inner}`")))
         .map(|(path, inner)| Finding::about(path, Rule::Tree, format!("the code map of {MAP} has no `{inner}`")))
         .collect()
+}
+
+fn is_test(inner: &str) -> bool {
+    inner.ends_with("tests.rs") || inner.contains("/tests/")
 }
 
 #[cfg(test)]
@@ -117,8 +119,10 @@ mod tests {
 
     #[test]
     fn a_file_off_the_map_is_found() {
-        let files = ["mesh-agent/src/a.rs", "mesh-agent/src/a/b.rs", "mesh-agent/src/a/tests.rs", "xtask/src/c.rs"];
-        let found = missing("see `a.rs`", &files.map(String::from));
+        let tests = ["mesh-agent/src/a/tests.rs", "mesh-agent/src/a/tests/b.rs"];
+        let others = ["mesh-agent/src/a.rs", "mesh-agent/src/a/b.rs", "xtask/src/c.rs"];
+        let files: Vec<_> = others.into_iter().chain(tests).map(String::from).collect();
+        let found = missing("see `a.rs`", &files);
         assert_eq!(found.iter().map(|finding| finding.path.as_str()).collect::<Vec<_>>(), ["mesh-agent/src/a/b.rs"]);
     }
 }

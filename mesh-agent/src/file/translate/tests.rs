@@ -114,6 +114,23 @@ fn mistakes() {
 }
 
 #[test]
+fn the_cni_agents_socket() {
+    let zds = |written: &str| {
+        let text = NODE.replace("  name: n1\n", &format!("  name: n1\n{written}"));
+        read(&text).unwrap().node.zds.map(|zds| zds.socket.display().to_string())
+    };
+    assert_eq!(zds(""), None);
+    assert_eq!(zds("  zds: {}\n").as_deref(), Some("/var/run/ztunnel/ztunnel.sock"));
+    assert_eq!(zds("  zds: {socket: /x.sock}\n").as_deref(), Some("/x.sock"));
+    let both = with("pods:\n- {name: web, netns: /n}\n").replace("  name: n1\n", "  name: n1\n  zds: {}\n");
+    let error = read(&both).unwrap_err();
+    assert!(
+        error.contains("node.yaml:10: the CNI agent hands the pods over (node.zds), so none may be listed"),
+        "{error}"
+    );
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = format!("{NODE}{WORKLOADS}pods:\n- {{name: x, netns: /n}}\n- {{name: y, netns: /m}}\n");
     let error = read(&text).unwrap_err();
@@ -123,7 +140,7 @@ fn all_mistakes_are_told_at_once() {
 /// Whether the client, with and without an identity, may reach web's port 8080.
 fn verdicts(policies: &str) -> (bool, bool) {
     let config = read(&format!("{NODE}{WORKLOADS}{policies}")).unwrap();
-    let web = config.world.workload_by_uid("Kubernetes//v1/Pod/default/web").unwrap();
+    let web = config.world.workload_by_uid("Kubernetes//Pod/default/web").unwrap();
     let target: SocketAddr = "10.0.0.2:8080".parse().unwrap();
     let ask = |identity| {
         let peer = Peer { address: "10.0.0.1:4000".parse().unwrap(), identity };

@@ -62,10 +62,11 @@ async fn number(pool: &Tunnels, dialer: &Dialer, key: &'static str) -> Result<us
 
 async fn stream(tunnel: &Tunnel<usize>) -> Stream {
     let connect = Connect {
-        authority: "10.0.0.1:80".parse().unwrap(),
+        authority: "10.0.0.1:80".to_owned(),
         client: "10.0.0.2:4000".parse().unwrap(),
         service_host: None,
         baggage: None,
+        network: None,
     };
     tunnel.open(connect.request().unwrap()).await.unwrap().0
 }

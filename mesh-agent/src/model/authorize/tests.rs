@@ -6,6 +6,7 @@ use super::{Denied, authorize, dry_run};
 use crate::model::policy::{
     Action, Clause, Enforcement, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
+use crate::model::world::Place;
 use crate::model::{Identity, Peer, Workload, World};
 
 fn name(name: &str) -> PolicyName {
@@ -38,7 +39,7 @@ fn target() -> SocketAddr {
 }
 
 fn ask(policies: Vec<Policy>, peer: &Peer) -> Result<Option<String>, Denied> {
-    let world = World::new(Vec::new(), Vec::new(), policies);
+    let world = World::new(Place::default(), Vec::new(), Vec::new(), policies);
     authorize(&world, &workload(), peer, target()).map(|permit| permit.policy().map(|name| name.name.to_string()))
 }
 
@@ -153,7 +154,7 @@ fn scopes() {
     assert_eq!(ask(vec![deny("s", Scope::WorkloadSelector)], &client()), Ok(None), "not selected");
     let mut selected = workload();
     selected.policies = vec![name("s")];
-    let world = World::new(Vec::new(), Vec::new(), vec![deny("s", Scope::WorkloadSelector)]);
+    let world = World::new(Place::default(), Vec::new(), Vec::new(), vec![deny("s", Scope::WorkloadSelector)]);
     assert_eq!(authorize(&world, &selected, &client(), target()), Err(Denied::ByPolicy(name("s"))));
     let empty = World::default();
     assert_eq!(authorize(&empty, &selected, &client(), target()), Err(Denied::UnknownPolicy(name("s"))));
@@ -162,9 +163,19 @@ fn scopes() {
 #[test]
 fn dry_run_is_only_told() {
     let tried = Policy { enforcement: Enforcement::DryRun, ..policy("t", Action::Deny, vec![Rule::default()]) };
-    let world = World::new(Vec::new(), Vec::new(), vec![tried]);
+    let world = World::new(Place::default(), Vec::new(), Vec::new(), vec![tried]);
     let (workload, peer) = (workload(), client());
     assert!(authorize(&world, &workload, &peer, target()).is_ok());
     let told: Vec<_> = dry_run(&world, &workload, &peer, target()).map(|policy| policy.name.clone()).collect();
     assert_eq!(told, [name("t")]);
+}
+
+#[test]
+fn what_could_not_be_read_denies() {
+    let unreadable =
+        |scope| vec![Policy::unreadable(name("u"), scope), policy("a", Action::Allow, vec![Rule::default()])];
+    for scope in [Scope::Global, Scope::Namespace] {
+        assert_eq!(ask(unreadable(scope), &client()), Err(Denied::UnreadablePolicy(name("u"))));
+    }
+    assert!(ask(unreadable(Scope::WorkloadSelector), &client()).is_ok(), "it is not among the workload's policies");
 }

@@ -1,17 +1,18 @@
 //! What must hold of every mesh.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::abi::HBONE_PORT;
 use proptest::prelude::*;
 
-use super::World;
+use super::{Place, World};
 use crate::model::Identity;
 use crate::model::addr::{NetworkAddress, NextHop, OrigDst};
-use crate::model::route::{NoRoute, Route, route};
-use crate::model::service::{PublishNotReady, Service, ServiceKey};
+use crate::model::balance::{HealthPolicy, LoadBalancing};
+use crate::model::route::{Authority, NoRoute, Route, Trip, no_names, route};
+use crate::model::service::{Ports, Service, ServiceKey};
 use crate::model::workload::{Health, NetworkMode, Tunnel, Workload};
 
 const PORT: u16 = 80;
@@ -41,7 +42,7 @@ fn workload() -> impl Strategy<Value = Workload> {
         workload.health = if healthy { Health::Healthy } else { Health::Unhealthy };
         workload.capacity = capacity;
         if let Some(own) = port {
-            let own: BTreeMap<_, _> = own.map(|port| (PORT, port)).into_iter().collect();
+            let own: Ports = own.map(|port| (PORT, port)).into_iter().collect();
             workload.services.insert(key("shop"), own);
         }
         workload
@@ -59,34 +60,39 @@ fn workloads() -> impl Strategy<Value = Vec<Workload>> {
 
 fn service() -> impl Strategy<Value = Service> {
     let target = prop_oneof![Just(0u16), 1u16..];
-    (target, any::<bool>()).prop_map(|(target, all)| Service {
-        key: key("shop"),
-        name: "web".to_owned(),
-        vips: vec![NetworkAddress { network: "".into(), ip: vip() }],
-        ports: [(PORT, target)].into(),
-        subject_alt_names: vec![Identity::new("cluster.local", "shop", "also").unwrap()],
-        publish_not_ready: if all { PublishNotReady::All } else { PublishNotReady::OnlyHealthy },
+    (target, any::<bool>()).prop_map(|(target, all)| {
+        let health = if all { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+        Service {
+            vips: vec![NetworkAddress { network: "".into(), ip: vip() }],
+            ports: [(PORT, target)].into_iter().collect(),
+            subject_alt_names: vec![Identity::new("cluster.local", "shop", "also").unwrap()],
+            load_balancing: LoadBalancing { health, ..LoadBalancing::default() },
+            ..Service::new(key("shop"), "web")
+        }
     })
 }
 
 /// The port at which this workload serves the service, if it may be chosen at all.
 fn eligible(service: &Service, workload: &Workload) -> Option<u16> {
     let own = workload.services.get(&service.key)?;
-    let port = *own.get(&PORT).unwrap_or(&service.ports[&PORT]);
-    let ready = service.publish_not_ready == PublishNotReady::All || workload.health == Health::Healthy;
+    let stated = own.get(PORT).filter(|port| *port > 0).or_else(|| service.ports.get(PORT));
+    let port = stated.unwrap_or_default();
+    let ready = service.load_balancing.health == HealthPolicy::AllowAll || workload.health == Health::Healthy;
     (ready && port > 0 && workload.capacity > 0 && !workload.addresses.is_empty()).then_some(port)
 }
 
 fn to_vip(world: &World, draw: u64) -> Result<Route, NoRoute> {
     let source = Workload::new("source", "s", Identity::new("cluster.local", "shop", "s").unwrap());
-    route(world, &source, OrigDst((vip(), PORT).into()), draw)
+    let to = OrigDst((vip(), PORT).into());
+    route(world, &Trip { source: &source, to, draw, names: &no_names })
 }
 
 /// The workload that a route leads to.
 fn chosen(route: &Route) -> &Arc<Workload> {
     match route {
         Route::Tunnel { workload, .. } | Route::Plain { workload, .. } => workload,
-        Route::Passthrough { next_hop } => panic!("past the service to {next_hop}"),
+        Route::Nested { .. } => panic!("there is one network"),
+        Route::Passthrough { next_hop, .. } => panic!("past the service to {next_hop}"),
     }
 }
 
@@ -95,7 +101,7 @@ proptest! {
     fn a_service_leads_to_those_who_serve_it(workloads in workloads(), service in service(), draw in any::<u64>()) {
         let able: HashMap<_, _> =
             workloads.iter().filter_map(|w| Some((w.uid.to_string(), eligible(&service, w)?))).collect();
-        let world = World::new(workloads, vec![service], Vec::new());
+        let world = World::new(Place::default(), workloads, vec![service], Vec::new());
         let route = match to_vip(&world, draw) {
             Err(error) => {
                 prop_assert!(able.is_empty(), "{}", error);
@@ -108,12 +114,13 @@ proptest! {
         let port = able.get(&*workload.uid);
         prop_assert!(port.is_some(), "{} must not be chosen", workload.uid);
         match &route {
-            Route::Tunnel { next_hop: NextHop(hop), authority, accepted, .. } => {
+            Route::Tunnel { leg, authority: Authority::Address(authority), .. } => {
+                let NextHop(hop) = leg.next_hop;
                 prop_assert_eq!(workload.tunnel, Tunnel::Hbone);
                 prop_assert_eq!((hop.port(), hop.ip()), (HBONE_PORT, authority.ip()));
                 prop_assert!(workload.addresses.contains(&authority.ip()));
                 prop_assert_eq!(Some(&authority.port()), port);
-                let names: Vec<_> = accepted.iter().map(Identity::service_account).collect();
+                let names: Vec<_> = leg.accepted.iter().map(Identity::service_account).collect();
                 prop_assert_eq!(names, ["w", "also"]);
             }
             Route::Plain { next_hop: NextHop(hop), .. } => {
@@ -121,7 +128,9 @@ proptest! {
                 prop_assert!(workload.addresses.contains(&hop.ip()));
                 prop_assert_eq!(Some(&hop.port()), port);
             }
-            Route::Passthrough { .. } => unreachable!("chosen() refuses it"),
+            Route::Tunnel { .. } | Route::Nested { .. } | Route::Passthrough { .. } => {
+                unreachable!("chosen() refuses it")
+            }
         }
     }
 
@@ -134,7 +143,7 @@ proptest! {
         let mut turned = workloads.clone();
         turned.reverse();
         let choice = |workloads| {
-            let world = World::new(workloads, vec![service.clone()], Vec::new());
+            let world = World::new(Place::default(), workloads, vec![service.clone()], Vec::new());
             to_vip(&world, draw).map(|route| chosen(&route).uid.to_string()).map_err(|error| error.to_string())
         };
         prop_assert_eq!(choice(workloads), choice(turned));
@@ -148,7 +157,7 @@ proptest! {
         // The last of the best.
         let best = if in_mesh.is_empty() { all } else { in_mesh };
         let expected = best.last().map(|w| &*w.uid);
-        let world = World::new(workloads.clone(), Vec::new(), Vec::new());
+        let world = World::new(Place::default(), workloads.clone(), Vec::new(), Vec::new());
         prop_assert_eq!(world.workload_at("", ip(last)).map(|w| &*w.uid), expected);
         prop_assert!(world.workload_at("elsewhere", ip(last)).is_none());
         for workload in &workloads {
@@ -168,7 +177,7 @@ proptest! {
             .collect();
         prop_assume!(!able.is_empty());
         let whole: f64 = able.values().sum();
-        let world = World::new(workloads, vec![service], Vec::new());
+        let world = World::new(Place::default(), workloads, vec![service], Vec::new());
         let mut random = fastrand::Rng::with_seed(seed);
         let (draws, mut seen) = (10_000, HashMap::<_, f64>::new());
         for _ in 0..draws {
@@ -184,16 +193,12 @@ proptest! {
 #[test]
 fn of_several_services_at_an_address_the_clients_own_is_meant() {
     let at_vip = |namespace: &str| Service {
-        key: key(namespace),
-        name: namespace.to_owned(),
         vips: vec![NetworkAddress { network: "".into(), ip: vip() }],
-        ports: BTreeMap::new(),
-        subject_alt_names: Vec::new(),
-        publish_not_ready: PublishNotReady::OnlyHealthy,
+        ..Service::new(key(namespace), namespace)
     };
-    let world = World::new(Vec::new(), ["a", "b", "c"].map(at_vip).into(), Vec::new());
+    let world = World::new(Place::default(), Vec::new(), ["a", "b", "c"].map(at_vip).into(), Vec::new());
     for (client, expected) in [("a", "a"), ("b", "b"), ("c", "c"), ("d", "a")] {
-        let found = world.service_at("", vip(), client).map(|service| service.name.as_str());
+        let found = world.service_at("", vip(), client).map(|service| &*service.name);
         assert_eq!(found, Some(expected), "a client in {client}");
     }
     assert!(world.service_at("elsewhere", vip(), "a").is_none());

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,28 +12,31 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, OnShutdown, PodState, PodStatus, Settings};
+use super::{Driver, OnShutdown, PodState, PodStatus, Retry, Settings};
 use crate::bpf::object::Origin;
+use crate::dns;
 use crate::identity::ca::{CaError, Certify};
 use crate::identity::{Certs, Credentials};
 use crate::model::policy::{Action, Enforcement, Policy, PolicyName, Rule, Scope};
-use crate::model::{Identity, PodSpec, WhenDown, Workload, World};
+use crate::model::world::Place;
+use crate::model::{Captured, Identity, PodNetns, PodSpec, Programs, Workload, World};
 use crate::pods::capture::{Capture, CaptureError, Enrolled};
 use crate::proxy::record::Books;
 use crate::proxy::shard::{Deps, PodListeners, Shards, Threads};
 use crate::sys::netns::Netns;
 use crate::task::Tasks;
+use crate::telemetry::dns::Names;
 use crate::telemetry::metrics::Metrics;
 
 /// The listeners that were once opened for a pod.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Doors {
     plaintext: SocketAddr,
     hbone: SocketAddr,
 }
 
 /// A kernel that writes down what is asked of it, and fails as often as it is told.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Paper {
     calls: Mutex<Vec<(Instant, String)>>,
     /// Calls that fail, and how often.
@@ -94,7 +97,8 @@ impl Capture for Paper {
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        self.note(&format!("reconfigure {}", spec.uid), &format!(" {:?}", spec.probe_ports))
+        let Captured::ByPrograms(programs) = &spec.captured else { panic!("nothing to reconfigure") };
+        self.note(&format!("reconfigure {}", spec.uid), &format!(" {:?}", programs.probe_ports))
     }
 
     fn release(&self, uid: &str) -> Result<(), CaptureError> {
@@ -120,7 +124,7 @@ fn listeners() -> PodListeners {
         listener.set_nonblocking(true).unwrap();
         listener
     };
-    PodListeners { outbound: open(), plaintext: open(), hbone: open() }
+    PodListeners { outbound: open(), plaintext: open(), hbone: open(), dns: None }
 }
 
 /// No pod gets a certificate: an HBONE connection waits for one, and stays open for that long.
@@ -134,7 +138,11 @@ impl Certify for Nobody {
 
 /// Everything is denied: a plaintext connection ends at once.
 fn world() -> World {
-    let workload = |uid: &&str| Workload::new(uid, uid, Identity::new("cluster.local", "default", uid).unwrap());
+    let workload = |uid: &&str| Workload {
+        node: "here".into(),
+        ..Workload::new(uid, uid, Identity::new("cluster.local", "default", uid).unwrap())
+    };
+    let place = Place { node: "here".into(), ..Place::default() };
     let deny = Policy {
         name: PolicyName { namespace: "default".into(), name: "deny".into() },
         scope: Scope::Global,
@@ -142,20 +150,22 @@ fn world() -> World {
         enforcement: Enforcement::Enforced,
         rules: vec![Rule::default()],
     };
-    World::new(["a", "b", "c", "x"].iter().map(workload).collect(), Vec::new(), vec![deny])
+    World::new(place, ["a", "b", "c", "x"].iter().map(workload).collect(), Vec::new(), vec![deny])
 }
 
 fn spec(uid: &str, netns: &str, probe_ports: &[u16]) -> Arc<PodSpec> {
+    let programs = Programs { interface: "eth0".into(), probe_ports: probe_ports.to_vec(), ..Programs::default() };
+    captured(uid, netns, Captured::ByPrograms(programs))
+}
+
+fn captured(uid: &str, netns: &str, captured: Captured) -> Arc<PodSpec> {
     Arc::new(PodSpec {
         uid: uid.into(),
         name: uid.into(),
         namespace: "default".into(),
-        netns: netns.into(),
-        interface: "eth0".into(),
-        addresses: Vec::new(),
-        probe_ports: probe_ports.to_vec(),
-        node_addresses: Vec::new(),
-        when_down: WhenDown::Refuse,
+        service_account: uid.into(),
+        netns: PodNetns::Path(netns.into()),
+        captured,
     })
 }
 
@@ -179,11 +189,14 @@ impl Node {
         let worlds = watch::Sender::new(Arc::new(world())).subscribe();
         let traffic = Metrics::new("0").traffic().clone();
         let books = move |shard| Books::new(shard, traffic.table(), None);
-        let deps = Deps { network: "".into(), worlds, certs };
+        let dns = dns::server::Deps { settings: Arc::new(dns::Settings::default()), metrics: Names::default() };
+        let deps = Deps { network: "".into(), worlds, certs, dns };
         let (shards, threads) = Shards::start(1, &deps, books).unwrap();
         let (paper, stop) = (Arc::new(paper), CancellationToken::new());
         let desired = watch::Sender::new(Arc::new(desired.to_vec()));
-        let (driver, statuses) = Driver::new(Arc::clone(&paper), shards, Settings { on_shutdown, drain });
+        let settings = Settings { on_shutdown, drain, retry: Retry::default() };
+        let kernel: Arc<dyn Capture> = Arc::clone(&paper) as _;
+        let (driver, statuses) = Driver::new(kernel, shards, settings);
         let driver = spawn_local(driver.run(desired.subscribe(), stop.clone()));
         Self { paper, desired, statuses, stop, driver, threads }
     }
@@ -451,5 +464,79 @@ fn without_a_configuration_any_more_it_keeps_to_the_last_one() {
         assert!(!node.driver.is_finished());
         assert_eq!(node.paper.served("a"), ", served");
         assert_eq!(node.finish().await, ["enrol a"]);
+    });
+}
+
+fn redirected(uid: &str, netns: &str) -> Arc<PodSpec> {
+    captured(uid, netns, Captured::ByRules)
+}
+
+/// A connection that is open for some seconds: it waits for the pod's certificate, which never comes.
+fn waiting(node: &Node, uid: &str) -> TcpStream {
+    let stream = TcpStream::connect(node.paper.doors(uid)[0].hbone).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+fn is_open(mut stream: &TcpStream) -> bool {
+    stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_redirected_pod_that_moves_is_served_there_while_the_old_one_drains() {
+    run(async {
+        let drain = Duration::from_secs(3);
+        let mut node = Node::start(Paper::default(), OnShutdown::Keep, drain, &[redirected("a", "/a")]);
+        node.until(&["a enrolled"]).await;
+        let open = waiting(&node, "a");
+        tokio::time::sleep(NO_TIME).await;
+        let moved = redirected("a", "/b");
+        let began = Instant::now();
+        node.want(&[Arc::clone(&moved)]);
+        node.statuses.wait_for(|pods| pods.iter().any(|pod| pod.spec == moved)).await.unwrap();
+        tokio::time::sleep(NO_TIME).await;
+        assert!(began.elapsed() < drain / 2, "{:?}", began.elapsed());
+        let doors = node.paper.doors("a");
+        assert!(TcpStream::connect(doors[0].plaintext).is_err(), "nothing new in the old place");
+        assert!(TcpStream::connect(doors[1].plaintext).is_ok());
+        assert!(is_open(&open), "what is open there gets its time");
+        tokio::time::sleep(drain * 2).await;
+        assert!(!is_open(&open));
+        node.until(&["a enrolled"]).await;
+        assert!(TcpStream::connect(doors[1].plaintext).is_ok(), "the end of the old one is none of the new one's");
+        assert_eq!(node.finish().await, ["enrol a", "enrol a"]);
+    });
+}
+
+#[test]
+fn a_redirected_pod_goes_at_once() {
+    run(async {
+        let drain = Duration::from_secs(5);
+        let mut node = Node::start(Paper::default(), OnShutdown::Keep, drain, &[redirected("a", "/a"), pod("b")]);
+        node.until(&["a enrolled", "b enrolled"]).await;
+        let _open = waiting(&node, "a");
+        tokio::time::sleep(NO_TIME).await;
+        let began = Instant::now();
+        node.want(&[pod("b")]);
+        node.until(&["b enrolled"]).await;
+        assert!(began.elapsed() < drain / 2, "{:?}", began.elapsed());
+        assert_eq!(node.finish().await.last().map(String::as_str), Some("withdraw a, not served"));
+    });
+}
+
+/// A pod that is wanted once more gets an answer of its own, be it the same as before.
+#[test]
+fn who_wants_a_pod_anew_hears_of_it() {
+    run(async {
+        let paper = Paper::failing(&[("enrol a", usize::MAX)]);
+        let mut node = Node::start(paper, OnShutdown::Keep, NO_TIME, &[pod("a"), pod("b")]);
+        node.until(&["a failed", "b enrolled"]).await;
+        let anew = [pod("a"), pod("b")];
+        node.want(&anew);
+        let told = |pods: &Vec<PodStatus>| pods.iter().zip(&anew).all(|(pod, spec)| Arc::ptr_eq(&pod.spec, spec));
+        let told = timeout(Duration::from_secs(5), node.statuses.wait_for(told)).await;
+        assert_eq!(told.expect("in time").unwrap().iter().map(show).collect::<Vec<_>>(), ["a failed", "b enrolled"]);
+        assert_eq!(node.called("enrol b"), 1);
+        node.finish().await;
     });
 }

@@ -139,10 +139,11 @@ async fn carry(tcp: TcpStream, io: DuplexStream) -> Agent {
     let (tunnel_, driver): (Tunnel<()>, _) = client::start(io, ()).await.unwrap();
     spawn_local(driver);
     let connect = Connect {
-        authority: "10.0.0.1:80".parse().unwrap(),
+        authority: "10.0.0.1:80".to_owned(),
         client: "10.0.0.2:4000".parse().unwrap(),
         service_host: None,
         baggage: None,
+        network: None,
     };
     let (mut stream, _) = tunnel_.open(connect.request().unwrap()).await.unwrap();
     Agent::start(move |count| async move {

@@ -104,7 +104,7 @@ fn flow(shard: u32, live: &Live, facts: Option<&dyn KernelFacts>) -> Flow {
 fn end(address: SocketAddr, workload: Option<&Workload>, proven: Option<&Identity>) -> End {
     End {
         address: address.to_string(),
-        workload: workload.map(|workload| workload.name.clone()),
+        workload: workload.map(|workload| workload.name.to_string()),
         namespace: workload.map(|workload| workload.namespace().to_owned()),
         identity: proven.map(ToString::to_string),
     }

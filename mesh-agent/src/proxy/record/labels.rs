@@ -14,7 +14,7 @@ pub(super) fn write(key: &mut Key, ends: &Ends) {
     });
     workload(key, ends.source.as_deref(), source);
     let service = match ends.service.as_deref() {
-        Some(service) => [&*service.key.hostname, &*service.key.namespace, service.name.as_str()],
+        Some(service) => [&*service.key.hostname, &*service.key.namespace, &*service.name],
         None => [""; 3],
     };
     service.into_iter().for_each(|value| key.push(value));
@@ -29,7 +29,7 @@ fn workload(key: &mut Key, workload: Option<&Workload>, proven: Option<&Identity
     let principal = proven.map(Identity::uri).unwrap_or_default();
     let values = match workload {
         Some(w) => [
-            w.workload_name.as_str(),
+            &*w.workload_name,
             &w.canonical_name,
             &w.canonical_revision,
             w.namespace(),

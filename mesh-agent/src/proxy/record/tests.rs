@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 
 use super::{Books, Ends, Facts, Flag, KernelFacts, Outcome, Record, Reporter, Security, documents, refuse};
 use crate::admin::documents::Direction;
-use crate::model::service::{PublishNotReady, ServiceKey};
+use crate::model::service::ServiceKey;
 use crate::model::workload::Locality;
 use crate::model::{Identity, PolicyName, Service, Workload};
 use crate::telemetry::format::{Json, SpanFields, Text};
@@ -23,23 +23,17 @@ fn address(text: &str) -> SocketAddr {
 
 fn workload(name: &str) -> Arc<Workload> {
     let identity = Identity::new("td", name, &format!("{name}-sa")).unwrap();
-    let locality = Locality { region: "r".to_owned(), zone: "z".to_owned(), subzone: String::new() };
+    let locality = Arc::new(Locality { region: "r".into(), zone: "z".into(), subzone: "".into() });
     let mut workload = Workload::new(name, &format!("{name}-1"), identity);
-    workload.workload_name = format!("{name}-deployment");
-    workload.canonical_name = format!("{name}-app");
-    workload.canonical_revision = "v2".to_owned();
+    workload.workload_name = format!("{name}-deployment").into();
+    workload.canonical_name = format!("{name}-app").into();
+    workload.canonical_revision = "v2".into();
     Arc::new(Workload { locality, ..workload })
 }
 
 fn service() -> Arc<Service> {
-    Arc::new(Service {
-        key: ServiceKey { namespace: "web".into(), hostname: "web.example".into() },
-        name: "web".to_owned(),
-        vips: Vec::new(),
-        ports: [(80, 8080)].into(),
-        subject_alt_names: Vec::new(),
-        publish_not_ready: PublishNotReady::OnlyHealthy,
-    })
+    let service = Service::new(ServiceKey::new("web", "web.example"), "web");
+    Arc::new(Service { ports: [(80, 8080)].into_iter().collect(), ..service })
 }
 
 /// A tunnelled connection, everything known.

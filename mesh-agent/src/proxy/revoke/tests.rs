@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::Question;
 use crate::model::policy::{Action, Clause, Enforcement, Match, Policy, PolicyName, Rule, Scope, StringMatch};
+use crate::model::world::Place;
 use crate::model::{Denied, Identity, Peer, Workload, World};
 
 fn identity(namespace: &str, name: &str) -> Identity {
@@ -39,17 +40,17 @@ fn port(port: u16) -> Vec<Rule> {
 }
 
 fn world(namespace: &str, policies: Vec<Policy>) -> World {
-    World::new(vec![Workload::new("web", "web", identity(namespace, "web"))], Vec::new(), policies)
+    World::new(Place::default(), vec![Workload::new("web", "web", identity(namespace, "web"))], Vec::new(), policies)
 }
 
 fn listing(unknown: &str) -> World {
     let mut web = Workload::new("web", "web", identity("shop", "web"));
     web.policies = vec![name(unknown)];
-    World::new(vec![web], Vec::new(), Vec::new())
+    World::new(Place::default(), vec![web], Vec::new(), Vec::new())
 }
 
 fn without_workload(policies: Vec<Policy>) -> World {
-    World::new(Vec::new(), Vec::new(), policies)
+    World::new(Place::default(), Vec::new(), Vec::new(), policies)
 }
 
 /// What each configuration says of the connection when it is opened, and when it is open.

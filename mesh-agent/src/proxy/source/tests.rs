@@ -6,8 +6,9 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::{service_label, target_port, workload};
-use crate::model::service::{PublishNotReady, ServiceKey};
+use crate::model::service::ServiceKey;
 use crate::model::workload::NetworkMode;
+use crate::model::world::Place;
 use crate::model::{Identity, Service, Workload, World};
 
 fn identity(name: &str) -> Identity {
@@ -19,14 +20,7 @@ fn key(namespace: &str, hostname: &str) -> ServiceKey {
 }
 
 fn service(namespace: &str, hostname: &str, ports: &[(u16, u16)]) -> Service {
-    Service {
-        key: key(namespace, hostname),
-        name: hostname.to_owned(),
-        vips: Vec::new(),
-        ports: ports.iter().copied().collect(),
-        subject_alt_names: Vec::new(),
-        publish_not_ready: PublishNotReady::OnlyHealthy,
-    }
+    Service { ports: ports.iter().copied().collect(), ..Service::new(key(namespace, hostname), hostname) }
 }
 
 /// A service's namespace and name, and a workload's own ports for it.
@@ -54,7 +48,7 @@ fn headers(baggage: &[&str]) -> HeaderMap {
 fn sources() {
     let mut host = member("host", "192.168.0.1", &[]);
     host.network_mode = NetworkMode::HostNetwork;
-    let world = World::new(vec![member("client", "10.0.0.1", &[]), host], Vec::new(), Vec::new());
+    let world = World::new(Place::default(), vec![member("client", "10.0.0.1", &[]), host], Vec::new(), Vec::new());
     let (client, other) = (identity("client"), identity("other"));
     let host = identity("host");
     let told = [
@@ -110,7 +104,7 @@ fn mesh() -> (World, Arc<Workload>) {
             ("shop", "unknown", &[(80, 6000)]),
         ],
     );
-    let world = World::new(vec![web], services, Vec::new());
+    let world = World::new(Place::default(), vec![web], services, Vec::new());
     let web = Arc::clone(world.workload_by_uid("web").unwrap());
     (world, web)
 }
@@ -156,7 +150,7 @@ fn ports_behind_names() {
     // A service that leaves the port to its endpoints, and an endpoint that names none.
     let (services, plain) =
         (vec![service("shop", "named", &[(80, 0)])], member("plain", "10.0.0.3", &[("shop", "named", &[])]));
-    let world = World::new(vec![plain], services, Vec::new());
+    let world = World::new(Place::default(), vec![plain], services, Vec::new());
     let plain = world.workload_by_uid("plain").unwrap();
     assert_eq!(target_port(&world, plain, "named", 80), None);
 }

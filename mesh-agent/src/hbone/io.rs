@@ -1,0 +1,68 @@
+//! A CONNECT stream as a byte stream, for a tunnel inside a tunnel (protocol note, section 6.1). The bytes of connections go
+//! by [`super::stream`] directly; this is for TLS and HTTP/2, which want the traits.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::stream::{Stream, StreamError};
+
+/// Most that one write takes: a TLS record and its head.
+const PIECE: usize = 17 << 10;
+
+/// See the module. Dropped before its shutdown, it resets the stream.
+#[derive(Debug)]
+pub struct StreamIo {
+    stream: Stream,
+    /// Received and not read yet; its window is given back as it is read.
+    waiting: Bytes,
+}
+
+impl StreamIo {
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, waiting: Bytes::new() }
+    }
+}
+
+impl AsyncRead for StreamIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.waiting.is_empty() {
+            match ready!(self.stream.receive.poll_data(cx)).map_err(broken)? {
+                Some(data) => self.waiting = data,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = self.waiting.len().min(buf.remaining());
+        buf.put_slice(&self.waiting[..count]);
+        self.waiting.advance(count);
+        self.stream.receive.release(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for StreamIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let room = ready!(self.stream.send.poll_room(cx, buf.len().min(PIECE))).map_err(broken)?;
+        self.stream.send.send(Bytes::copy_from_slice(&buf[..room])).map_err(broken)?;
+        Poll::Ready(Ok(room))
+    }
+
+    /// What was written is on its way as soon as the outer tunnel's driver runs.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.stream.send.finish().map_err(broken))
+    }
+}
+
+fn broken(error: StreamError) -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, error)
+}

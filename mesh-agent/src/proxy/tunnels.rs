@@ -1,0 +1,110 @@
+//! Opening CONNECT streams: on a pooled tunnel, or on a tunnel of its own inside another one.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use http::HeaderMap;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::dial;
+use super::error::{Error, HBONE_HINT};
+use super::pod::{Pod, TunnelKey};
+use crate::hbone::client::{OpenError, Tunnel};
+use crate::hbone::head::Connect;
+use crate::hbone::io::StreamIo;
+use crate::hbone::readahead::ReadAhead;
+use crate::hbone::stream::Stream;
+use crate::hbone::{self};
+use crate::identity::{Credentials, TLS_HANDSHAKE_LIMIT, TlsFailure, peer_expiry, peer_identity};
+use crate::model::Identity;
+use crate::sys::socket::carry_streams;
+
+/// A stream, what the far end said with its 200, and who it is.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    pub(super) headers: HeaderMap,
+    pub(super) peer: Option<Identity>,
+}
+
+/// Opens a stream on a pooled tunnel. A tunnel that turns out to be leaving is replaced: its peer has not seen the request.
+pub(super) async fn open<'a>(pod: &Rc<Pod>, key: &TunnelKey, head: impl Fn() -> Connect<'a>) -> Result<Opened, Error> {
+    const TRIES: usize = 3;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let dial = || dial_tunnel(Rc::clone(pod), key.clone());
+        let tunnel = pod.tunnels.tunnel(key, dial).await.map_err(Error::Dial)?;
+        match tunnel.open(head().request()?).await {
+            Ok((stream, headers)) => return Ok(Opened { stream, headers, peer: tunnel.peer.clone() }),
+            Err(OpenError::GoingAway(_)) if tries < TRIES => tunnel.abandon(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Opens a stream on a new tunnel inside a stream of a pooled one (protocol note, section 6.1). Inner tunnels are never
+/// shared: each user connection has its own, which ends with it.
+pub(super) async fn open_inside<'a>(
+    pod: &Rc<Pod>,
+    outer: &TunnelKey,
+    accepted: &[Identity],
+    head: impl Fn() -> Connect<'a>,
+) -> Result<Opened, Error> {
+    let stream = open(pod, outer, || Connect { network: None, ..head() }).await?.stream;
+    let credentials = pod.credentials(&outer.source).await?;
+    let tls = secure(&credentials, accepted, outer.next_hop.0.ip(), StreamIo::new(stream)).await?;
+    let peer = tls.get_ref().1.peer_certificates().and_then(peer_identity);
+    let (tunnel, driver) = hbone::client::start(tls, peer).await.map_err(Error::Http2)?;
+    pod.tasks.spawn_local(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, "inner tunnel ended");
+        }
+    });
+    let (stream, headers) = tunnel.open(head().request()?).await?;
+    Ok(Opened { stream, headers, peer: tunnel.peer.clone() })
+}
+
+async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Identity>>, Error> {
+    let credentials = pod.credentials(&key.source).await?;
+    let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
+    // Without it the tunnel works, too.
+    carry_streams(tcp.as_fd()).ok();
+    let tls = secure(&credentials, &key.accepted, key.next_hop.0.ip(), ReadAhead::new(tcp)).await?;
+    let certificates = tls.get_ref().1.peer_certificates();
+    let peer = certificates.and_then(peer_identity);
+    let ends = certificates
+        .and_then(peer_expiry)
+        .map_or(credentials.validity.not_after, |theirs| theirs.min(credentials.validity.not_after));
+    let (tunnel, driver) = hbone::client::start(tls, peer).await.map_err(Error::Http2)?;
+    // Whoever has expired since has to prove itself anew.
+    tunnel.end_at(Instant::now() + ends.duration_since(SystemTime::now()).unwrap_or_default());
+    pod.tasks.spawn_local(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, peer = %key.next_hop, "tunnel ended");
+        }
+    });
+    Ok(tunnel)
+}
+
+/// The client's handshake on `io` with a peer that must prove one of `accepted`.
+async fn secure<T: AsyncRead + AsyncWrite + Unpin>(
+    credentials: &Credentials,
+    accepted: &[Identity],
+    ip: IpAddr,
+    io: T,
+) -> Result<TlsStream<T>, Error> {
+    let config = credentials.client_config(accepted);
+    let connector = TlsConnector::from(config.map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?);
+    // Not sent, and not what is checked: identities are.
+    let name = rustls::pki_types::ServerName::from(ip);
+    match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, connector.connect(name, io)).await {
+        Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error))),
+        Err(_) => Err(Error::Tls(TlsFailure::timed_out())),
+    }
+}
