@@ -38,14 +38,16 @@ fn answers(lab: &Lab, service: &str) -> Result<[usize; 2]> {
     Ok(counts)
 }
 
-fn near_is_healthy(lab: &Lab, healthy: bool) -> Result<()> {
+/// Makes `near` an endpoint that is used, or one that is not.
+fn near_is(lab: &Lab, health: &str) -> Result<()> {
+    let healthy = health == "healthy";
     lab.publish(|world| drop(world.pod("near").more.insert("healthy".into(), healthy.into()))).map(drop)
 }
 
 fn strict(lab: &Lab) -> Result<()> {
     let counts = answers(lab, "local")?;
     ensure!(counts == [30, 0], "near and server got {counts:?}");
-    near_is_healthy(lab, false)?;
+    near_is(lab, "unhealthy")?;
     let _server = lab.pod("server").echo(APP)?;
     let news = lab.agent("n1").log().from_now();
     must_be_reset(lab.pod("client"), lab.vip4("local", PORT)).context("without an endpoint on the node")?;
@@ -55,10 +57,10 @@ fn strict(lab: &Lab) -> Result<()> {
 fn failover(lab: &Lab) -> Result<()> {
     let counts = answers(lab, "closest")?;
     ensure!(counts == [30, 0], "near and server got {counts:?}");
-    near_is_healthy(lab, false)?;
+    near_is(lab, "unhealthy")?;
     let counts = answers(lab, "closest")?;
     ensure!(counts == [0, 30], "without near, near and server got {counts:?}");
-    near_is_healthy(lab, true)?;
+    near_is(lab, "healthy")?;
     let counts = answers(lab, "closest")?;
     ensure!(counts == [30, 0], "with near again, near and server got {counts:?}");
     Ok(())

@@ -115,7 +115,7 @@ fn envoy(lab: &Lab) -> Result<()> {
         let records = Records::since_now(lab);
         let answer = get(client, wanted, "/whoami")?;
         ensure!(answer.body.trim() == sandwich.v4.to_string() && answer.through == "sandwich", "{answer:?}");
-        let seen = envoy.wait(|line| line.field("to") == wanted.to_string() && line.field("announced") != "")?;
+        let seen = envoy.wait(|line| line.field("to") == wanted.to_string() && !line.field("announced").is_empty())?;
         fields(&seen, &[("announced", &client.identity)])?;
         ensure!(seen.field("from").starts_with(&format!("{}:", client.v4)), "{}", seen.text);
         let onward = records.wait("n2", |line| line.field("direction") == "outbound")?;
