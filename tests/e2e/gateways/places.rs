@@ -38,10 +38,9 @@ fn answers(lab: &Lab, service: &str) -> Result<[usize; 2]> {
     Ok(counts)
 }
 
-const HEALTHY: &str = "healthy";
-
+/// Makes `near` an endpoint that is used, or one that is not.
 fn near_is(lab: &Lab, health: &str) -> Result<()> {
-    let healthy = health == HEALTHY;
+    let healthy = health == "healthy";
     lab.publish(|world| drop(world.pod("near").more.insert("healthy".into(), healthy.into()))).map(drop)
 }
 
@@ -61,7 +60,7 @@ fn failover(lab: &Lab) -> Result<()> {
     near_is(lab, "unhealthy")?;
     let counts = answers(lab, "closest")?;
     ensure!(counts == [0, 30], "without near, near and server got {counts:?}");
-    near_is(lab, HEALTHY)?;
+    near_is(lab, "healthy")?;
     let counts = answers(lab, "closest")?;
     ensure!(counts == [30, 0], "with near again, near and server got {counts:?}");
     Ok(())
