@@ -64,6 +64,7 @@ pub(super) fn two(lab: &mut Lab) -> Result<()> {
     second["bpf_fs"] = json!(directory.join("bpf"));
     second["metrics"] = json!("[::]:16020");
     second["readiness"] = json!("[::]:16021");
+    second["admin"] = json!("127.0.0.1:16000");
     let file = directory.join("node.yaml");
     fs::write(&file, format!("node: {second}\n{rest}"))?;
     let mut command = node.command(binary::find()?);
