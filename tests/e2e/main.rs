@@ -9,6 +9,7 @@
 //! | [`traffic`] | bytes get through the mesh, and only through it, as they would without one |
 //! | [`dns`] | names of the mesh and of others |
 //! | [`policy`] | who is allowed, who is not, and when that changes |
+//! | [`gateways`] | ways through waypoints and other networks, with a real Envoy |
 //! | [`peers`] | wrong peers and garbage |
 //! | [`config`] | wrong files |
 //! | [`lifecycle`] | enrolment and its end, restarts, crashes, idling |
@@ -16,6 +17,7 @@
 
 mod config;
 mod dns;
+mod gateways;
 mod lifecycle;
 mod peers;
 mod policy;
@@ -31,6 +33,7 @@ const GROUPS: &[Group] = &[
     Group { name: "traffic", cases: traffic::CASES },
     Group { name: "dns", cases: &[dns::CASES] },
     Group { name: "policy", cases: &[policy::CASES] },
+    Group { name: "gateways", cases: gateways::CASES },
     Group { name: "peers", cases: &[peers::CASES] },
     Group { name: "config", cases: &[config::CASES] },
     Group { name: "lifecycle", cases: &[lifecycle::CASES] },

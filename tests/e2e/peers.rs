@@ -10,9 +10,9 @@
 //! | [`credentials`], [`client`] | certificates and a client that are not the agent's |
 
 mod abuse;
-mod client;
+pub(crate) mod client;
 mod connect;
-mod credentials;
+pub(crate) mod credentials;
 mod frames;
 mod impostor;
 mod slow;

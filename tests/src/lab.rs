@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::agent::Agent;
 use crate::authority::{Authority, Place, replace};
 use crate::binary;
+use crate::envoy::{self, Envoy};
 use crate::eventually::eventually;
 use crate::kube::{self, Ground, Kube};
 use crate::namespace::Namespace;
@@ -185,6 +186,17 @@ impl Lab {
         Nginx::start(self.pod(name), port, body, &self.directory().join(format!("nginx-{name}-{port}")))
     }
 
+    /// Envoy in the pod `name`, with the certificate of the pod's identity.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such pod.
+    pub fn envoy(&self, name: &str, listeners: &[envoy::Listener]) -> Result<Envoy> {
+        let pod = self.pod(name);
+        let credentials = self.authority.issue(&format!("envoy-{name}"), &pod.identity, "24h")?;
+        Envoy::start(pod, name, &credentials, listeners, &self.directory().join(format!("envoy-{name}")))
+    }
+
     /// Starts a program in a pod or node, to be killed when what this gives is dropped. Its log is `NAME.log`.
     pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
         Process::spawn(name, command, &self.directory().join(format!("{name}.log")))
@@ -268,7 +280,8 @@ impl Lab {
     }
 
     fn build(topology: Topology, claim: Claim, binary: &Path) -> Result<Self> {
-        let Topology { nodes: names, pods, services, authorization, peer_authentication, settings } = topology;
+        let Topology { nodes: names, pods, services, authorization, peer_authentication, networks, settings } =
+            topology;
         let all = names.iter().map(String::as_str).chain(pods.iter().map(|pod| pod.name.as_str()));
         claim.add_namespaces(["fabric"].into_iter().chain(all))?;
         let fabric = open(&claim, "fabric")?;
@@ -295,6 +308,7 @@ impl Lab {
             services,
             authorization_policies: authorization,
             peer_authentications: peer_authentication,
+            networks,
             ..World::default()
         };
         Ok(Self { nodes, kube: None, authority, pods: running, fabric, world: Mutex::new(world), settings, claim })
@@ -327,6 +341,7 @@ impl Lab {
             if let (Some(kube), true) = (&self.kube, self.mesh_is_istiods()) {
                 settings["xds"] = kube.xds(&node.name);
             }
+            settings["network"] = world.network(&node.name).into();
             let netns = |pod: &Pod| format!("/run/netns/{}-{}", self.claim.name(), pod.name);
             replace(&node.agent.config_file(), &world.render(&node.name, &settings, netns))?;
         }

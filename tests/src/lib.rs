@@ -34,6 +34,7 @@
 //! | [`namespace`] | running closures and programs inside a pod or node |
 //! | [`agent`], [`authority`], [`process`], [`log`], [`documents`] | the processes and what they say |
 //! | [`server`], [`socket`], [`nginx`] | servers and clients for pods |
+//! | [`envoy`] | a real Envoy as a waypoint or as the gateway of a network |
 //! | [`attach`] | agents for namespaces that someone else has made |
 //! | [`zds`] | a CNI agent that hands pods over to the nodes' agents, and the rules it keeps in them |
 //! | [`wire`] | what crosses a link |
@@ -45,6 +46,7 @@ pub mod attach;
 pub mod authority;
 pub mod binary;
 pub mod documents;
+pub mod envoy;
 pub mod eventually;
 mod http;
 pub mod kube;
@@ -64,6 +66,7 @@ pub mod world;
 pub mod zds;
 
 pub use agent::Agent;
+pub use envoy::Envoy;
 pub use eventually::eventually;
 pub use kube::Kube;
 pub use lab::{Lab, require_root};

@@ -31,6 +31,8 @@ pub struct Topology {
     pub(crate) services: Vec<Service>,
     pub(crate) authorization: String,
     pub(crate) peer_authentication: String,
+    /// Networks of nodes that are not on the one without a name.
+    pub(crate) networks: BTreeMap<String, String>,
     pub(crate) settings: Settings,
 }
 
@@ -105,6 +107,7 @@ impl Topology {
             services: Vec::new(),
             authorization: String::new(),
             peer_authentication: String::new(),
+            networks: BTreeMap::new(),
             settings,
         }
     }
@@ -113,6 +116,14 @@ impl Topology {
     #[must_use]
     pub fn nodes(mut self, names: &[&str]) -> Self {
         self.nodes = names.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+
+    /// Puts a node and its pods on a network: those of other networks do not see the pods. Packets get there all the same,
+    /// which is how a test sees that none are sent.
+    #[must_use]
+    pub fn network(mut self, node: &str, network: &str) -> Self {
+        self.networks.insert(node.to_owned(), network.to_owned());
         self
     }
 

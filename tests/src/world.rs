@@ -1,5 +1,6 @@
 //! What the mesh is told: the one source of every node's YAML file and of the authority's.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
@@ -13,6 +14,10 @@ pub struct World {
     pub services: Vec<Service>,
     /// YAML list entries under `workloads` that are no pods of the lab.
     pub other_workloads: String,
+    /// The same, seen from the nodes of one network only.
+    pub seen_from: BTreeMap<String, String>,
+    /// Networks of nodes that are not on the one without a name.
+    pub networks: BTreeMap<String, String>,
     /// YAML list entries.
     pub authorization_policies: String,
     /// YAML list entries.
@@ -56,6 +61,16 @@ impl World {
         self.other_workloads.push_str(&list(workloads));
     }
 
+    /// Adds workloads that only the nodes of one network know: a YAML list.
+    pub fn workload_seen_from(&mut self, network: &str, workloads: &str) {
+        self.seen_from.entry(network.to_owned()).or_default().push_str(&list(workloads));
+    }
+
+    /// The network that a node is on.
+    pub fn network(&self, node: &str) -> &str {
+        self.networks.get(node).map(String::as_str).unwrap_or_default()
+    }
+
     /// Removes all policies of both kinds.
     pub fn clear_policies(&mut self) {
         self.authorization_policies.clear();
@@ -73,8 +88,11 @@ impl World {
             return text;
         }
         section(&mut text, "pods", &lines(own.map(|pod| enrolled(pod, &netns(pod)))));
-        let known = self.pods.iter().filter(|pod| pod.membership != Membership::Unknown);
-        section(&mut text, "workloads", &(lines(known.map(workload)) + &self.other_workloads));
+        let network = self.network(node);
+        let near = self.pods.iter().filter(|pod| self.network(&pod.node) == network);
+        let known = near.filter(|pod| pod.membership != Membership::Unknown);
+        let others = self.seen_from.get(network).map(String::as_str).unwrap_or_default();
+        section(&mut text, "workloads", &(lines(known.map(workload)) + &self.other_workloads + others));
         section(&mut text, "services", &lines(self.services.iter().map(service)));
         section(&mut text, "authorization_policies", &self.authorization_policies);
         section(&mut text, "peer_authentications", &self.peer_authentications);
@@ -132,7 +150,7 @@ fn workload(pod: &Pod) -> Value {
 }
 
 fn in_mesh(pod: &Pod) -> bool {
-    matches!(pod.membership, Membership::Enrolled | Membership::Handed)
+    matches!(pod.membership, Membership::Enrolled | Membership::Handed | Membership::Gateway)
 }
 
 fn service(service: &Service) -> Value {

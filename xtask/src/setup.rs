@@ -1,5 +1,7 @@
 //! `cargo xtask setup`: finds or installs what building the eBPF programs and running the lab need, and says what it does.
 
+mod envoy;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
@@ -79,6 +81,7 @@ fn prepare(root: &Path, report: Report) -> Result<()> {
     found(format!("core's source: {}", source(root)?.display()));
     let linker = linker.map_or_else(|| compile_linker(root), Ok)?;
     found(format!("bpf-linker {LINKER} with LLVM {LLVM}: {}", linker.display()));
+    found(format!("Envoy: {}", envoy::ensure(root)?));
     Ok(())
 }
 

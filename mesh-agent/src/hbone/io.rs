@@ -19,11 +19,19 @@ pub struct StreamIo {
     stream: Stream,
     /// Received and not read yet; its window is given back as it is read.
     waiting: Bytes,
+    said: Said,
+}
+
+/// Whether our end of data has been sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    NotAll,
+    All,
 }
 
 impl StreamIo {
     pub fn new(stream: Stream) -> Self {
-        Self { stream, waiting: Bytes::new() }
+        Self { stream, waiting: Bytes::new(), said: Said::NotAll }
     }
 }
 
@@ -58,8 +66,20 @@ impl AsyncWrite for StreamIo {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.send.finish().map_err(broken))
+    /// Done when the peer has ended, too: a stream that is let go before is cancelled, and a gateway then throws away what
+    /// it has not passed on yet. For a peer that does not end, the pings of the tunnel inside are not answered any more.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.said == Said::NotAll {
+            self.said = Said::All;
+            self.stream.send.finish().map_err(broken)?;
+        }
+        loop {
+            match ready!(self.stream.receive.poll_data(cx)) {
+                Ok(Some(data)) => self.stream.receive.release(data.len()),
+                // However it has ended: there is nothing more to be lost.
+                Ok(None) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 

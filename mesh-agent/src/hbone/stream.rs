@@ -48,6 +48,13 @@ pub enum StreamError {
     Tunnel(h2::Error),
 }
 
+impl StreamError {
+    /// Whether the peer only says that it needs no more: it had all it wanted (RFC 9113, section 8.1).
+    pub fn is_polite(&self) -> bool {
+        matches!(self, Self::Reset(Reason::NO_ERROR | Reason::CANCEL))
+    }
+}
+
 impl Stream {
     pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, slot: Option<Slot>) -> Self {
         Self {
@@ -72,8 +79,16 @@ impl Sender {
             match ready!(self.inner.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
-                None => return Poll::Ready(Err(StreamError::Reset(Reason::STREAM_CLOSED))),
+                None => return Poll::Ready(Err(self.why_closed(cx))),
             }
+        }
+    }
+
+    /// Why a stream that we have not ended takes no more.
+    fn why_closed(&mut self, cx: &mut Context<'_>) -> StreamError {
+        match self.poll_reset(cx) {
+            Poll::Ready(reset) => reset,
+            Poll::Pending => StreamError::Reset(Reason::STREAM_CLOSED),
         }
     }
 
@@ -149,8 +164,10 @@ impl Receiver {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
         match ready!(self.inner.poll_data(cx)) {
             Some(Ok(data)) => Poll::Ready(Ok(Some(data))),
-            Some(Err(error)) if ends_politely(&error) => Poll::Ready(Ok(None)),
-            Some(Err(error)) => Poll::Ready(Err(error.into())),
+            Some(Err(error)) => match StreamError::from(error) {
+                polite if polite.is_polite() => Poll::Ready(Ok(None)),
+                error => Poll::Ready(Err(error)),
+            },
             None => Poll::Ready(Ok(None)),
         }
     }
@@ -160,10 +177,6 @@ impl Receiver {
         // It fails only for more than was received.
         self.inner.flow_control().release_capacity(count).ok();
     }
-}
-
-fn ends_politely(error: &h2::Error) -> bool {
-    error.is_reset() && matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL))
 }
 
 impl From<h2::Error> for StreamError {

@@ -144,9 +144,13 @@ impl World {
     pub fn is_waypoint_of(&self, workload: &Workload, ip: IpAddr) -> bool {
         let is = |gateway: &GatewayAddress| gateway::is(self, gateway, workload);
         let service = self.service_at(&workload.network, ip, workload.namespace());
-        let of_service = service.is_some_and(|service| service.waypoints.iter().any(is));
         let of_workload = || self.workload_at(&workload.network, ip)?.waypoint.as_deref().map(is);
-        of_service || of_workload() == Some(true)
+        service.is_some_and(|service| self.is_waypoint_of_service(workload, service)) || of_workload() == Some(true)
+    }
+
+    /// Whether `workload` is a waypoint of `service`.
+    pub fn is_waypoint_of_service(&self, workload: &Workload, service: &Service) -> bool {
+        service.waypoints.iter().any(|gateway| gateway::is(self, gateway, workload))
     }
 
     /// The services of that host name, in lower case, in all namespaces.

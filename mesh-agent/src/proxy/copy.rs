@@ -83,7 +83,9 @@ pub(super) async fn tunnel(tcp: &TcpStream, stream: &mut Stream, role: Role, cou
             if downward.is_ready()
                 && let Poll::Ready(reset) = stream.send.poll_reset(cx)
             {
-                return Poll::Ready(Err(Broken::Remote(reset)));
+                // It has said all, and needs no more: both directions are done. Envoy does so whenever its server is the
+                // first to end.
+                return Poll::Ready(if reset.is_polite() { Ok(()) } else { Err(Broken::Remote(reset)) });
             }
             if (upward.is_ready() || up.waits_for_room()) && fault.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Local(fault_of(tcp))));

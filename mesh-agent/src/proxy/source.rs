@@ -64,8 +64,17 @@ pub(super) fn virtual_address(world: &World, workload: &Workload, host: &str) ->
     own.map(|vip| vip.ip).min_by_key(IpAddr::is_ipv6)
 }
 
-/// The workload's port behind `host:port`; none if the workload does not belong to such a service.
+/// The workload's port behind `host:port`; none if it neither belongs to such a service nor is its waypoint.
 pub(super) fn target_port(world: &World, workload: &Workload, host: &str, port: u16) -> Option<u16> {
+    members_port(world, workload, host, port).or_else(|| {
+        let named = world.services_named(host);
+        let mut fronted: Vec<_> = named.iter().filter(|it| world.is_waypoint_of_service(workload, it)).collect();
+        fronted.sort_by_key(|service| &*service.key.namespace != workload.namespace());
+        fronted.first()?.ports.get(port).filter(|target| *target != 0)
+    })
+}
+
+fn members_port(world: &World, workload: &Workload, host: &str, port: u16) -> Option<u16> {
     let mut members: Vec<_> = workload.services.iter().filter(|(key, _)| &*key.hostname == host).collect();
     members.sort_by_key(|(key, _)| &*key.namespace != workload.namespace());
     let (key, ports) = members.first()?;

@@ -141,6 +141,12 @@ pub(super) fn waypoint(lab: &Lab) -> Result<()> {
     kube.add_pod(&pod)?;
     let label = |value: &str| kube.kubectl().run(["label", "service/web", "--namespace=shop", value]).map(drop);
     label("istio.io/use-waypoint=gate")?;
+    kube.wait(LIMIT, ("shop", "gateways.gateway.networking.k8s.io/gate"), |gateway| {
+        let conditions = gateway["status"]["conditions"].as_array();
+        let mut programmed = conditions.into_iter().flatten().filter(|one| one["type"] == "Programmed");
+        ensure!(programmed.any(|one| one["status"] == "True"), "the Gateway is not programmed: {}", gateway["status"]);
+        Ok(())
+    })?;
     let seen = istiod.wait(LIMIT, |view| {
         let gate = view.workload(&uid("shop", "gate"))?;
         ensure!(gate.tunnel_protocol == HBONE && gate.native_tunnel, "{gate:?}");

@@ -35,7 +35,7 @@ fn takes_effect(what: &str, change: impl FnOnce() -> Result<()>, seen: impl Fn()
     let changed = Instant::now();
     eventually(LIMIT, seen).with_context(|| format!("{what}: nothing of it is seen"))?;
     let took = changed.elapsed();
-    say(&format!("{what}: {} ms after kubectl returned", took.as_millis()));
+    say(format_args!("{what}: {} ms after kubectl returned", took.as_millis()));
     ensure!(took < EFFECT * 3, "{what}: seen only after {took:?}");
     Ok(())
 }
@@ -106,14 +106,12 @@ pub(super) fn services(lab: &Lab) -> Result<()> {
                     selector: {app: server}, ports: [{port: 81, targetPort: 8080}]}}";
     takes_effect("a Service", || kube.kubectl().apply(service), || ask(lab, "client", address))?;
     takes_effect("its deletion", || kube.kubectl().delete(service), || refused(ask(lab, "client", address)))?;
-    let entry = format!(
-        "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: entry, namespace: shop}}, spec: \
-         {{hosts: [entry.example], addresses: [240.240.0.77], ports: [{{number: 82, name: tcp, protocol: TCP, targetPort: 8080}}], \
-         resolution: STATIC, location: MESH_INTERNAL, workloadSelector: {{labels: {{app: server}}}}}}}}"
-    );
+    let entry = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: entry, namespace: shop}, spec: \
+         {hosts: [entry.example], addresses: [240.240.0.77], ports: [{number: 82, name: tcp, protocol: TCP, targetPort: 8080}], \
+         resolution: STATIC, location: MESH_INTERNAL, workloadSelector: {labels: {app: server}}}}";
     let address = "240.240.0.77:82".parse()?;
-    takes_effect("a ServiceEntry", || kube.kubectl().apply(&entry), || ask(lab, "client", address))?;
-    takes_effect("its deletion", || kube.kubectl().delete(&entry), || refused(ask(lab, "client", address)))?;
+    takes_effect("a ServiceEntry", || kube.kubectl().apply(entry), || ask(lab, "client", address))?;
+    takes_effect("its deletion", || kube.kubectl().delete(entry), || refused(ask(lab, "client", address)))?;
     let (web, pod) = (lab.vip4("web", 80), lab.world().pod("server").clone());
     let ready = |readiness| kube.set_readiness(&pod, readiness);
     takes_effect("a pod is not ready", || ready(Readiness::NotReady), || refused(ask(lab, "client", web)))?;
@@ -200,7 +198,7 @@ pub(super) fn istiod_away_under_load(lab: &mut Lab) -> Result<()> {
         let loaded = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
         told.and(loaded)
     })?;
-    say(&format!("{} connections, none failed", asked.load(Ordering::Relaxed)));
+    say(format_args!("{} connections, none failed", asked.load(Ordering::Relaxed)));
     Ok(())
 }
 

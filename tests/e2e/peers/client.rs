@@ -17,30 +17,30 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// How long the agent may take for anything that it does at once.
-pub(super) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 
-pub(super) const HBONE: u16 = 15008;
+pub(crate) const HBONE: u16 = 15008;
 
 /// An open tunnel. Things happen on it only while one of its functions runs.
 #[derive(Debug)]
-pub(super) struct Tunnel {
+pub(crate) struct Tunnel {
     runtime: Runtime,
     requests: SendRequest<Bytes>,
     /// The server's certificate, DER.
-    pub(super) server: Vec<u8>,
+    pub(crate) server: Vec<u8>,
 }
 
 /// The answer to a request, and the stream if it goes on.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) baggage: Option<String>,
-    pub(super) send: SendStream<Bytes>,
-    pub(super) receive: RecvStream,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) baggage: Option<String>,
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) receive: RecvStream,
 }
 
 impl Tunnel {
-    pub(super) fn open(from: &Namespace, to: SocketAddr, config: Arc<ClientConfig>) -> Result<Self> {
+    pub(crate) fn open(from: &Namespace, to: SocketAddr, config: Arc<ClientConfig>) -> Result<Self> {
         let tcp = from.connect(to)?;
         tcp.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -60,7 +60,7 @@ impl Tunnel {
     }
 
     /// Sends a request without a body's end and waits for the head of its answer.
-    pub(super) fn ask(&mut self, request: Request<()>) -> Result<Answer> {
+    pub(crate) fn ask(&mut self, request: Request<()>) -> Result<Answer> {
         let asking = async {
             let mut requests = self.requests.clone().ready().await?;
             let (response, send) = requests.send_request(request, false)?;
@@ -72,12 +72,12 @@ impl Tunnel {
     }
 
     /// CONNECT to `authority`.
-    pub(super) fn connect(&mut self, authority: &str) -> Result<Answer> {
+    pub(crate) fn connect(&mut self, authority: &str) -> Result<Answer> {
         self.ask(connect_to(authority)?)
     }
 
     /// Sends bytes on a stream and waits for as many.
-    pub(super) fn exchange(&mut self, answer: &mut Answer, text: &str) -> Result<String> {
+    pub(crate) fn exchange(&mut self, answer: &mut Answer, text: &str) -> Result<String> {
         let talking = async {
             answer.send.send_data(Bytes::copy_from_slice(text.as_bytes()), false)?;
             let mut got = Vec::new();
@@ -92,13 +92,13 @@ impl Tunnel {
     }
 
     /// Ends our side, and waits for the end of the other.
-    pub(super) fn finish(&mut self, answer: &mut Answer) -> Result<()> {
+    pub(crate) fn finish(&mut self, answer: &mut Answer) -> Result<()> {
         answer.send.send_data(Bytes::new(), true)?;
         self.rest(answer).map(drop)
     }
 
     /// All that comes until the stream's end.
-    pub(super) fn rest(&mut self, answer: &mut Answer) -> Result<String> {
+    pub(crate) fn rest(&mut self, answer: &mut Answer) -> Result<String> {
         let reading = async {
             let mut got = Vec::new();
             while let Some(data) = answer.receive.data().await {
@@ -111,13 +111,13 @@ impl Tunnel {
 }
 
 /// A CONNECT request.
-pub(super) fn connect_to(authority: &str) -> Result<Request<()>> {
+pub(crate) fn connect_to(authority: &str) -> Result<Request<()>> {
     let uri = Uri::builder().authority(authority).build()?;
     Ok(Request::builder().method(Method::CONNECT).uri(uri).body(())?)
 }
 
 /// A TLS connection for bytes of our own making.
-pub(super) fn raw(
+pub(crate) fn raw(
     from: &Namespace,
     to: SocketAddr,
     config: Arc<ClientConfig>,
@@ -133,7 +133,7 @@ pub(super) fn raw(
 }
 
 /// The agent goes on: a captured client reaches a captured server.
-pub(super) fn still_serving(lab: &Lab) -> Result<()> {
+pub(crate) fn still_serving(lab: &Lab) -> Result<()> {
     let stream = lab.pod("alice").connect(lab.pod("server").at4(80))?;
     stream.set_read_timeout(Some(SOON))?;
     let echo = mesh_e2e::socket::exchange(&stream, "all right?").context("the agent does not go on serving")?;

@@ -19,14 +19,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// A certificate chain with its key.
 #[derive(Debug)]
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
 /// Who signs what is made here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Root {
+pub(crate) enum Root {
     /// The lab's, which everybody trusts.
     Lab,
     /// Another one with the same name.
@@ -59,17 +59,17 @@ impl Root {
 
 /// What a certificate is to say.
 #[derive(Clone, Debug)]
-pub(super) struct Wish<'a> {
-    pub(super) root: Root,
+pub(crate) struct Wish<'a> {
+    pub(crate) root: Root,
     /// URI names.
-    pub(super) names: &'a [&'a str],
-    pub(super) usages: Vec<ExtendedKeyUsagePurpose>,
-    pub(super) valid: Valid,
+    pub(crate) names: &'a [&'a str],
+    pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) valid: Valid,
 }
 
 /// When a certificate is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Valid {
+pub(crate) enum Valid {
     Past,
     Now,
     Future,
@@ -77,7 +77,7 @@ pub(super) enum Valid {
 
 impl<'a> Wish<'a> {
     /// A certificate in order, with these names.
-    pub(super) fn of(names: &'a [&'a str]) -> Self {
+    pub(crate) fn of(names: &'a [&'a str]) -> Self {
         let usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         Self { root: Root::Lab, names, usages, valid: Valid::Now }
     }
@@ -85,14 +85,14 @@ impl<'a> Wish<'a> {
 
 /// A certificate of the lab's authority for `identity`, as `mesh-agent control issue` makes them. A negative `lifetime`
 /// makes one that has expired.
-pub(super) fn issued(lab: &Lab, identity: &str, lifetime: &str) -> Result<Credentials> {
+pub(crate) fn issued(lab: &Lab, identity: &str, lifetime: &str) -> Result<Credentials> {
     let issued = lab.authority().issue("foreign", identity, lifetime)?;
     let chain = CertificateDer::pem_file_iter(&issued.certificate)?.collect::<Result<_, _>>()?;
     Ok(Credentials { chain, key: PrivateKeyDer::from_pem_file(&issued.key)? })
 }
 
 /// Makes a certificate.
-pub(super) fn made(lab: &Lab, wish: &Wish<'_>) -> Result<Credentials> {
+pub(crate) fn made(lab: &Lab, wish: &Wish<'_>) -> Result<Credentials> {
     let root = wish.root.issuer(lab)?;
     let mut params = CertificateParams::default();
     let uri = |name: &&str| Ok(SanType::URI((*name).try_into()?));
@@ -113,7 +113,7 @@ pub(super) fn made(lab: &Lab, wish: &Wish<'_>) -> Result<Credentials> {
 }
 
 /// The configuration of a client that takes any server, for one TLS version and with these protocols on offer.
-pub(super) fn client(
+pub(crate) fn client(
     credentials: Option<Credentials>,
     version: &'static SupportedProtocolVersion,
     protocols: &[&str],
@@ -130,12 +130,12 @@ pub(super) fn client(
 }
 
 /// The configuration of a well-behaved client.
-pub(super) fn good_client(lab: &Lab, identity: &str) -> Result<Arc<ClientConfig>> {
+pub(crate) fn good_client(lab: &Lab, identity: &str) -> Result<Arc<ClientConfig>> {
     client(Some(made(lab, &Wish::of(&[identity]))?), &version::TLS13, &["h2"])
 }
 
 /// The configuration of a server that takes any client with a certificate.
-pub(super) fn server(credentials: Credentials, protocols: &[&str]) -> Result<Arc<ServerConfig>> {
+pub(crate) fn server(credentials: Credentials, protocols: &[&str]) -> Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&version::TLS13])?;
     let mut config = builder
         .with_client_cert_verifier(Arc::new(Anybody))

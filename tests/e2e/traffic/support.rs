@@ -12,7 +12,7 @@ use mesh_e2e::{Agent, Capture, Lab, Line, Log, Namespace, RunningPod, Server, ev
 /// How long a record may take from the end of its connection until it is in the log.
 const RECORD: Duration = Duration::from_secs(5);
 /// How long anything may take that should happen at once: the machine may be busy.
-pub(super) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 
 /// A server that says whom it sees as its client, and then sends back what it gets.
 pub(crate) fn mirror(pod: &Namespace, port: u16) -> Result<Server> {
@@ -48,7 +48,7 @@ pub(super) fn same_family(pod: &RunningPod, like: SocketAddr, port: u16) -> Sock
 }
 
 /// Nothing that a test does may block for ever.
-pub(super) fn timeouts(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+pub(crate) fn timeouts(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))
 }
@@ -84,38 +84,38 @@ pub(crate) fn only_tunnelled(capture: &Capture, secret: &str) -> Result<()> {
 
 /// What the agents have recorded since this was made.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(crate) struct Records {
     logs: Vec<(String, Log)>,
 }
 
 impl Records {
     /// From here on.
-    pub(super) fn since_now(lab: &Lab) -> Self {
+    pub(crate) fn since_now(lab: &Lab) -> Self {
         let logs = lab.nodes().iter().map(|node| (node.name.clone(), node.agent().log().from_now()));
         Self { logs: logs.collect() }
     }
 
     /// The first record of `node` that is as `wanted` says.
-    pub(super) fn wait(&self, node: &str, wanted: impl Fn(&Line) -> bool) -> Result<Line> {
+    pub(crate) fn wait(&self, node: &str, wanted: impl Fn(&Line) -> bool) -> Result<Line> {
         let (_, log) = self.logs.iter().find(|(name, _)| name == node).with_context(|| format!("no node {node}"))?;
         let is_record = |line: &Line| line.scope == "access" && !line.message.ends_with("opened");
         log.wait(RECORD, |line| is_record(line) && wanted(line)).with_context(|| format!("no such record of {node}"))
     }
 
     /// The record of the connection that `client` opened, from the client's node.
-    pub(super) fn outbound(&self, node: &str, client: SocketAddr) -> Result<Line> {
+    pub(crate) fn outbound(&self, node: &str, client: SocketAddr) -> Result<Line> {
         let client = canonical(client).to_string();
         self.wait(node, |line| line.field("direction") == "outbound" && line.field("src.addr") == client)
     }
 
     /// The record of a connection that came in plaintext from `client`.
-    pub(super) fn inbound(&self, node: &str, client: SocketAddr) -> Result<Line> {
+    pub(crate) fn inbound(&self, node: &str, client: SocketAddr) -> Result<Line> {
         let client = canonical(client).to_string();
         self.wait(node, |line| line.field("direction") == "inbound" && line.field("src.addr") == client)
     }
 
     /// Both records of a connection that went through a tunnel: each shows both identities and the same target.
-    pub(super) fn tunnelled(
+    pub(crate) fn tunnelled(
         &self,
         (from, client): (&RunningPod, SocketAddr),
         (to, target): (&RunningPod, SocketAddr),
@@ -144,13 +144,13 @@ impl Records {
     }
 
     /// All records of `node` so far.
-    pub(super) fn all(&self, node: &str) -> Vec<Line> {
+    pub(crate) fn all(&self, node: &str) -> Vec<Line> {
         self.logs.iter().filter(|(name, _)| name == node).flat_map(|(_, log)| log.access()).collect()
     }
 }
 
 /// The record's fields must be as `expected`.
-pub(super) fn fields(line: &Line, expected: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn fields(line: &Line, expected: &[(&str, &str)]) -> Result<()> {
     for (field, value) in expected {
         ensure!(line.field(field) == *value, "{field} is {:?}, not {value:?}, in {}", line.field(field), line.text);
     }
@@ -158,7 +158,7 @@ pub(super) fn fields(line: &Line, expected: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Local ports of the connections to the HBONE port that were dialled in a pod's namespace and are open.
-pub(super) fn tunnel_ports(from: &Namespace) -> Result<Vec<String>> {
+pub(crate) fn tunnel_ports(from: &Namespace) -> Result<Vec<String>> {
     let lines = from.output("ss", ["-Htn", "state", "established", "dport", "=", ":15008"])?;
     // The state is left out of the columns when it is filtered for.
     let local = |line: &str| Some(line.split_whitespace().nth(2)?.rsplit_once(':')?.1.to_owned());
@@ -166,7 +166,7 @@ pub(super) fn tunnel_ports(from: &Namespace) -> Result<Vec<String>> {
 }
 
 /// How many tunnels a pod has dialled.
-pub(super) fn tunnels(from: &Namespace) -> Result<usize> {
+pub(crate) fn tunnels(from: &Namespace) -> Result<usize> {
     Ok(tunnel_ports(from)?.len())
 }
 
@@ -189,7 +189,7 @@ fn pid(agent: &Agent) -> Result<u32> {
 }
 
 /// Waits until no agent has an open connection: what one case leaves behind must not count in the next.
-pub(super) fn quiet(lab: &Lab) -> Result<()> {
+pub(crate) fn quiet(lab: &Lab) -> Result<()> {
     eventually(Duration::from_secs(10), || {
         for node in lab.nodes() {
             let open = node.agent().status()?.connections;
@@ -201,7 +201,7 @@ pub(super) fn quiet(lab: &Lab) -> Result<()> {
 
 /// Measured times.
 #[derive(Debug, Default)]
-pub(super) struct Times(Vec<Duration>);
+pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
     pub(super) fn push(&mut self, time: Duration) {
@@ -213,19 +213,19 @@ impl Times {
     }
 
     /// The time that `share` of all (of 100) do not exceed.
-    pub(super) fn percentile(&mut self, share: usize) -> Duration {
+    pub(crate) fn percentile(&mut self, share: usize) -> Duration {
         self.0.sort_unstable();
         let at = (self.0.len() * share).div_ceil(100).saturating_sub(1);
         self.0.get(at).copied().unwrap_or_default()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 }
 
 /// Round trips of one byte, with pauses as of a quiet application: what is measured is what its neighbours cost it.
-pub(super) fn ping_pong(stream: &TcpStream, during: Duration) -> Result<Times> {
+pub(crate) fn ping_pong(stream: &TcpStream, during: Duration) -> Result<Times> {
     stream.set_nodelay(true)?;
     let end = Instant::now() + during;
     let mut times = Times::default();

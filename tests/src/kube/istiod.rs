@@ -161,13 +161,16 @@ fn configured(daemon: Daemon, settings: &Settings, kubeconfig: &Path, mesh: &Pat
         .envs(settings.variables.clone())
 }
 
+/// What Istio's chart sets for ambient mode, and the lab's own.
 fn mesh(settings: &Settings, trust_domain: &str) -> Map<String, Value> {
-    let own = json!({
-        "rootNamespace": NAMESPACE,
-        "trustDomain": trust_domain,
-        "defaultConfig": {"discoveryAddress": Istiod::address()},
-    });
-    let own = if let Value::Object(fields) = own { fields } else { Map::new() };
+    let global = json!({"matchExpressions": [{"key": "istio.io/global", "operator": "In", "values": ["true"]}]});
+    let own = [
+        ("rootNamespace", json!(NAMESPACE)),
+        ("trustDomain", json!(trust_domain)),
+        ("defaultConfig", json!({"discoveryAddress": Istiod::address()})),
+        ("serviceScopeConfigs", json!([{"servicesSelector": global, "scope": "GLOBAL"}])),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value));
     own.into_iter().chain(settings.mesh.clone()).collect()
 }
 

@@ -175,3 +175,56 @@ fn object(kind: &str, name: &str, namespace: Option<&str>) -> Value {
     }
     json!({"apiVersion": "v1", "kind": kind, "metadata": metadata})
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Readiness, pod, pod_status, service, surroundings};
+    use crate::topology::{Pod, Service, Topology};
+    use crate::world::World;
+
+    fn world() -> World {
+        let mut topology = Topology::new()
+            .pod(Pod::new("a", "n1").namespace("shop"))
+            .pod(Pod::new("b", "n1").plain())
+            .pod(Pod::new("c", "n1").namespace("elsewhere").unknown())
+            .service(Service::new("s").port(80, 8080).selects("app", "a"))
+            .service(Service::new("h").port(80, 8080).headless());
+        topology.assign_addresses();
+        World { pods: topology.pods, services: topology.services, ..World::default() }
+    }
+
+    #[test]
+    fn only_pods_of_the_mesh_are_marked() {
+        let world = world();
+        let annotations = |at: usize| pod(&world.pods[at])["metadata"]["annotations"].clone();
+        assert_eq!(annotations(0), json!({"ambient.istio.io/redirection": "enabled"}));
+        assert_eq!(annotations(1), json!(null));
+    }
+
+    #[test]
+    fn what_kubernetes_does_not_know_needs_no_surroundings() {
+        let objects = surroundings(&world());
+        let names: Vec<_> = objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["default", "shop", "b", "mesh-agent", "a"]);
+    }
+
+    #[test]
+    fn a_status_has_both_families_and_the_readiness() {
+        let host = ("n1", ["172.30.0.1".parse().unwrap(), "fd00:30::1".parse().unwrap()]);
+        let status = pod_status(host, &world().pods[0], Readiness::NotReady)["status"].clone();
+        assert_eq!(status["podIPs"], json!([{"ip": "10.40.1.10"}, {"ip": "fd00:40:1::10"}]));
+        assert_eq!(status["hostIP"], "172.30.0.1");
+        let states: Vec<_> = status["conditions"].as_array().unwrap().iter().map(|one| &one["status"]).collect();
+        assert_eq!(states, ["True", "True", "False", "False"]);
+    }
+
+    #[test]
+    fn services_keep_their_addresses() {
+        let world = world();
+        let spec = |at: usize| service(&world.services[at])["spec"].clone();
+        assert_eq!(spec(0)["clusterIPs"], json!(["10.50.0.1", "fd00:50::1"]));
+        assert_eq!(spec(1)["clusterIPs"], json!(["None"]));
+    }
+}

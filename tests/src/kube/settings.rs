@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::tools::Tools;
 
@@ -68,14 +68,11 @@ impl Settings {
         self
     }
 
-    /// The cluster's network has this name, and istiod tells of other networks. As in an installation by Istio's chart,
-    /// services with the label `istio.io/global=true` are of all of them.
+    /// The cluster's network has this name, and istiod tells of other networks.
     #[must_use]
     pub fn network(mut self, name: &str) -> Self {
         self.network = Some(name.to_owned());
-        let global = json!({"matchExpressions": [{"key": "istio.io/global", "operator": "In", "values": ["true"]}]});
         self.istiod("AMBIENT_ENABLE_MULTI_NETWORK", "true")
-            .mesh("serviceScopeConfigs", json!([{"servicesSelector": global, "scope": "GLOBAL"}]))
     }
 
     pub(crate) fn find_tools(&self) -> anyhow::Result<Tools> {

@@ -12,6 +12,8 @@ pub enum Membership {
     Enrolled,
     /// In the mesh; a CNI agent redirects it and hands it over to its node's agent ([`crate::zds`]).
     Handed,
+    /// In the mesh by itself: it ends its tunnels, as waypoints and gateways do, and no agent serves it.
+    Gateway,
     /// A known workload outside the mesh, spoken to in plaintext.
     Plain,
     /// Not in the mesh's configuration at all.
@@ -90,6 +92,13 @@ impl Pod {
     pub fn handed(mut self) -> Self {
         self.membership = Membership::Handed;
         self
+    }
+
+    /// A waypoint or a gateway, which speaks HBONE itself.
+    #[must_use]
+    pub fn gateway(mut self) -> Self {
+        self.membership = Membership::Gateway;
+        self.with("tunnel_end", "workload")
     }
 
     /// A port that the kubelet probes.

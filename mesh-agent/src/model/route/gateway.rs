@@ -1,7 +1,7 @@
 //! Ways that lead through a gateway: waypoints, and the entrances of other networks (protocol note, sections 6.1 and 6.2). A
 //! gateway that cannot be found is an error: it is never passed by.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Authority, Leg, NoRoute, Purpose, Route, Trip, accepted, pick, target_ip};
@@ -18,6 +18,8 @@ const GATEWAY: &str = "network gateway";
 struct Found {
     workload: Arc<Workload>,
     service: Option<Arc<Service>>,
+    /// Its address, if that is how it was referred to.
+    ip: Option<IpAddr>,
     port: u16,
 }
 
@@ -28,7 +30,10 @@ impl Found {
     }
 
     fn leg(&self, trip: &Trip<'_>) -> Result<Leg, NoRoute> {
-        let ip = target_ip(&self.workload, self.service.as_deref(), trip)?;
+        let ip = match self.ip {
+            Some(ip) => ip,
+            None => target_ip(&self.workload, self.service.as_deref(), trip)?,
+        };
         Ok(Leg { next_hop: NextHop(SocketAddr::new(ip, self.port)), accepted: self.accepted() })
     }
 }
@@ -110,20 +115,23 @@ fn find(world: &World, trip: &Trip<'_>, gateway: &GatewayAddress, kind: &'static
     let by_service = |service: &Arc<Service>| {
         let picked = pick(world, trip, service, gateway.hbone_port, Purpose::Gateway);
         let (workload, port) = picked.map_err(|_| unknown())?;
-        Ok(Found { workload, service: Some(Arc::clone(service)), port })
+        Ok(Found { workload, service: Some(Arc::clone(service)), ip: None, port })
     };
-    let itself = |workload: &Arc<Workload>| {
-        Ok(Found { workload: Arc::clone(workload), service: None, port: gateway.hbone_port })
+    let itself = |workload: &Arc<Workload>, ip: Option<IpAddr>| {
+        Ok(Found { workload: Arc::clone(workload), service: None, ip, port: gateway.hbone_port })
     };
     match &gateway.place {
         GatewayPlace::Hostname(key) => match world.service(key) {
             Some(service) => by_service(service),
-            None => world.workload_named(&key.hostname).map_or_else(|| Err(unknown()), itself),
+            None => world.workload_named(&key.hostname).map_or_else(|| Err(unknown()), |it| itself(it, None)),
         },
         GatewayPlace::Address(address) => {
             match world.service_at(&address.network, address.ip, trip.source.namespace()) {
                 Some(service) => by_service(service),
-                None => world.workload_at(&address.network, address.ip).map_or_else(|| Err(unknown()), itself),
+                None => match world.workload_at(&address.network, address.ip) {
+                    Some(workload) => itself(workload, Some(address.ip)),
+                    None => Err(unknown()),
+                },
             }
         }
     }

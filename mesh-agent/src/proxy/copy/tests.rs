@@ -431,6 +431,40 @@ fn resets_get_through_when_nobody_reads() {
     });
 }
 
+/// A peer that has said all and needs no more (RFC 9113, section 8.1), as Envoy does when its server ends first: the
+/// application gets all and an end in order, whether it still speaks or not.
+#[test]
+fn a_peer_that_needs_no_more_is_no_failure() {
+    run(async {
+        for speaking in [false, true] {
+            let (mut application, near) = sockets().await;
+            let (here, there) = tokio::io::duplex(64 << 10);
+            let answer = pattern(50_000);
+            let said = Bytes::from(answer.clone());
+            spawn_local(async move {
+                let mut connection = h2::server::handshake(there).await.unwrap();
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                send.send_data(said, true).unwrap();
+                spawn_local(async move {
+                    // Not before the data has left: h2 would throw it away.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    send.send_reset(h2::Reason::NO_ERROR);
+                });
+                while connection.accept().await.is_some() {}
+            });
+            let agent = carry(near, here).await;
+            if speaking {
+                // More than the peer has room for, and than the kernel keeps: the agent waits for room.
+                let words = vec![7; 1 << 20];
+                timeout(Duration::from_millis(30), application.write_all(&words)).await.unwrap_err();
+            }
+            equal(speaking, &read_exactly(&mut application, answer.len()).await, &answer);
+            assert_eq!(agent.result().await, "ok", "speaking: {speaking}");
+        }
+    });
+}
+
 /// A peer's reset, by its reason (protocol note, section 5.6).
 #[test]
 fn reasons_of_a_reset() {

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::{Broken, SMALLEST, next_size};
 use crate::hbone::stream::Sender;
 
-/// One direction; ready when the local end of data has been passed on.
+/// One direction; ready when the local end of data has been passed on, or the peer needs no more.
 #[derive(Debug)]
 pub(super) struct Up {
     buffer: BytesMut,
@@ -50,7 +50,13 @@ impl Up {
                 return Poll::Pending;
             }
             self.waits = Waits::ForRoom;
-            let room = ready!(sender.poll_room(cx, self.size))?;
+            let room = match ready!(sender.poll_room(cx, self.size)) {
+                Err(enough) if enough.is_polite() => {
+                    self.done = Done::Yes;
+                    break;
+                }
+                room => room?,
+            };
             self.waits = Waits::ForData;
             self.make_space(sender);
             match read(tcp, &mut self.buffer, room) {
