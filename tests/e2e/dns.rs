@@ -6,6 +6,7 @@
 //! | [`forwarded`] | what name servers are asked |
 //! | [`passing`] | what goes its way: without an agent, without capture, to loopback |
 //! | [`resolvers`] | resolvers that people use |
+//! | [`rules`] | pods that rules redirect |
 //! | [`load`] | five thousand queries a second |
 //! | [`client`], [`upstream`] | a resolver and a name server of the tests' own |
 
@@ -15,6 +16,7 @@ mod forwarded;
 mod load;
 mod passing;
 mod resolvers;
+mod rules;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -103,6 +105,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("loopback_is_left_alone", &MESH, passing::loopback),
     Case::shared("other_datagrams_are_left_alone", &MESH, passing::other_datagrams),
     Case::fresh("not_captured", uncaptured, passing::uncaptured),
+    Case::fresh("redirected_by_rules", rules::topology, rules::redirected),
     Case::fresh("without_an_agent", topology, passing::without_agent),
     Case::fresh("while_a_pod_leaves", topology, passing::leaving),
     Case::shared("five_thousand_a_second", &MESH, load::known_names),

@@ -12,7 +12,7 @@
 mod ends;
 mod failures;
 mod generations;
-mod hands;
+pub(crate) mod hands;
 mod traffic;
 
 use crate::runner::Case;

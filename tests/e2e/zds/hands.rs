@@ -16,7 +16,7 @@ use mesh_e2e::{Lab, Pod, Topology, eventually};
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// A client and a server, each on its node.
-pub(super) fn pair() -> Topology {
+pub(crate) fn pair() -> Topology {
     Topology::new().pod(Pod::new("client", "n1").handed()).pod(Pod::new("server", "n2").handed()).handed_over()
 }
 
@@ -31,13 +31,13 @@ pub(super) fn movable() -> Topology {
 }
 
 /// What the CNI agent of each node has: its socket, and the connection of the node's agent.
-pub(super) struct Hands {
+pub(crate) struct Hands {
     nodes: BTreeMap<String, (Cni, Link)>,
 }
 
 impl Hands {
     /// Puts rules into all pods, starts the agents, and hands over those pods of each node that are named.
-    pub(super) fn start(lab: &Lab, pods: &[&str]) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, pods: &[&str]) -> Result<Self> {
         lab.pods().iter().try_for_each(|pod| redirect(pod))?;
         let cnis: Vec<_> = lab.nodes().iter().map(|node| Cni::listen(&node.zds_socket())).collect::<Result<_>>()?;
         lab.nodes().iter().try_for_each(|node| node.agent().launch())?;

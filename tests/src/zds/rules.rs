@@ -1,10 +1,12 @@
 //! The rules that Istio's CNI agent keeps in a pod (protocol note, sections 11.3 and 11.4).
 
+use std::ffi::OsStr;
 use std::io::Write;
 
 use anyhow::Result;
 use mesh_common::abi::{
-    AGENT_MARK, CAPTURED_MARK, HBONE_PORT, MARK_MASK, OUTBOUND_PORT, PLAINTEXT_PORT, ROUTE_TABLE, RULE_PRIORITY,
+    AGENT_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, NAME_SERVER_PORT, OUTBOUND_PORT, PLAINTEXT_PORT,
+    ROUTE_TABLE, RULE_PRIORITY,
 };
 
 use crate::namespace::Namespace;
@@ -55,6 +57,38 @@ pub fn redirect(pod: &Namespace) -> Result<()> {
         pod.output("ip", [family.flag, "route", "replace", "local", family.everything, "dev", "lo", "table", &table])?;
     }
     Ok(())
+}
+
+/// Sends what the pod asks name servers to port 15053, too, but for what the node proxy asks itself. That keeps its flows
+/// apart from those of the pod in connection tracking.
+pub fn redirect_names(pod: &Namespace) -> Result<()> {
+    for family in FAMILIES {
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(names(family).as_bytes())?;
+        pod.output(family.restore, [OsStr::new("--noflush"), file.path().as_os_str()])?;
+    }
+    Ok(())
+}
+
+fn names(family: Family) -> String {
+    let (own, loopback) = (format!("{AGENT_MARK:#x}/{MARK_MASK:#x}"), family.loopback);
+    format!(
+        "*nat
+-I ISTIO_OUTPUT 2 ! -o lo -p udp -m udp --dport {NAME_SERVER_PORT} -m mark ! --mark {own} \
+         -j REDIRECT --to-ports {DNS_PORT}
+-I ISTIO_OUTPUT 3 ! -d {loopback} -p tcp -m tcp --dport {NAME_SERVER_PORT} -m mark ! --mark {own} \
+         -j REDIRECT --to-ports {DNS_PORT}
+COMMIT
+*raw
+:ISTIO_PRERT - [0:0]
+:ISTIO_OUTPUT - [0:0]
+-A PREROUTING -j ISTIO_PRERT
+-A OUTPUT -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -p udp -m udp --dport {NAME_SERVER_PORT} -m mark --mark {own} -j CT --zone 1
+-A ISTIO_PRERT -p udp -m udp --sport {NAME_SERVER_PORT} -m mark ! --mark {own} -j CT --zone 1
+COMMIT
+"
+    )
 }
 
 fn rules(family: Family) -> String {
