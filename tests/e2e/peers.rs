@@ -36,7 +36,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("wrong_certificates", &LAB, wrong::certificates),
     Case::shared("control_issue", &LAB, wrong::control_issue),
     Case::shared("wrong_protocols", &LAB, wrong::protocols),
-    Case::shared("answers_to_connect", &LAB, connect::answers),
+    Case::shared("trap_02_answers_to_connect", &LAB, connect::answers),
     Case::shared("other_methods", &LAB, connect::other_methods),
     Case::shared("success_tells_of_the_destination", &LAB, connect::success),
     Case::shared("streams_that_are_reset", &LAB, connect::resets),

@@ -41,6 +41,6 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("a_lost_allowance_closes_open_connections", &LAB, revocation::lost),
     Case::shared("a_connection_under_load_is_closed_as_well", &LAB, revocation::under_load),
     Case::shared("strict_mode_closes_plain_connections_only", &LAB, revocation::strict),
-    Case::shared("changed_labels_bring_a_policy_to_open_connections", &LAB, revocation::relabelled),
+    Case::shared("trap_24_changed_labels_bring_a_policy_to_open_connections", &LAB, revocation::relabelled),
     Case::shared("a_change_that_still_allows_closes_nothing", &LAB, revocation::harmless),
 ];

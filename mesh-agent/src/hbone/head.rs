@@ -196,6 +196,8 @@ pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{Authority, Baggage, Connect, forwarded_host};
 
     #[test]
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn baggage_round_trip() {
+    fn trap_18_baggage_round_trip() {
         let baggage = Baggage {
             cluster: "Kubernetes".into(),
             namespace: "shop".into(),
@@ -256,5 +258,35 @@ mod tests {
         assert_eq!(forwarded_host(request.headers()), Some("web.default.svc.cluster.local"));
         assert_eq!(request.headers()["traceparent"].len(), 55);
         assert_eq!(request.headers().len(), 2);
+    }
+
+    proptest! {
+        /// Nothing that a peer writes makes us panic, and what is taken reads back as itself.
+        #[test]
+        fn any_authority(text in "\\PC{0,40}|[a-z0-9.:\\[\\]-]{0,40}") {
+            if let Ok(authority) = Authority::parse(&text) {
+                prop_assert_eq!(Authority::parse(&authority.to_string()), Ok(authority));
+            }
+        }
+
+        #[test]
+        fn any_baggage(lines in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5)) {
+            let mut headers = http::HeaderMap::new();
+            for line in lines {
+                if let Ok(value) = http::HeaderValue::from_bytes(&line) {
+                    headers.append("baggage", value.clone());
+                    headers.append("forwarded", value);
+                }
+            }
+            let baggage = Baggage::parse(&headers);
+            // What was understood can be told on.
+            let mut again = http::HeaderMap::new();
+            if let Some(value) = baggage.header() {
+                again.insert("baggage", value);
+                let told = Baggage::parse(&again);
+                prop_assert_eq!(told.cluster.trim(), baggage.cluster.trim());
+            }
+            forwarded_host(&headers);
+        }
     }
 }

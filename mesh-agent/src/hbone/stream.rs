@@ -44,7 +44,7 @@ pub enum StreamError {
     /// Its application reset the connection (RFC 9113, section 8.5), or it had to give up.
     #[error("the peer reset the stream: {0}")]
     Reset(Reason),
-    #[error("the tunnel broke: {0}")]
+    #[error("the tunnel broke: {}", told(.0))]
     Tunnel(h2::Error),
 }
 

@@ -78,7 +78,7 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn one_key_shares_and_two_never_do() {
+fn trap_19_one_key_shares_and_two_never_do() {
     run(async {
         let (pool, dialer) = (Tunnels::default(), Dialer::new(|_| false));
         let keys = ["a", "b", "a", "b", "a"];

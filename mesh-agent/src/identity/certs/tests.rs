@@ -184,7 +184,7 @@ async fn waiting_has_a_limit_and_says_why_it_was_in_vain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_are_retried_with_longer_waits_until_one_succeeds() {
+async fn trap_27_failures_are_retried_with_longer_waits_until_one_succeeds() {
     let (certs, seen, _tasks) = start_quick(|nth| if nth < 5 { Busy } else { Certificate(0, 100_000) });
     let credentials = ready(&certs, "web", seconds(60)).await.unwrap();
     let times = seen.times("web");

@@ -22,7 +22,7 @@ fn take(authority: &Authority, change: impl FnOnce(&mut Vec<String>)) -> Result<
 const JUNK: &str = "-----BEGIN CERTIFICATE-----\nanVuaw==\n-----END CERTIFICATE-----\n";
 
 #[test]
-fn answers() {
+fn trap_28_answers() {
     let authority = Authority::new("root");
     let foreign = Authority::new("foreign");
     let own = |name: &str| leaf(&[name]).signed_by(&KeyPair::generate().unwrap(), &authority.signer).unwrap().pem();

@@ -204,7 +204,7 @@ fn cards(ours: &Authority) -> Vec<(&'static str, Card, Expectation)> {
 }
 
 #[tokio::test]
-async fn what_clients_show() {
+async fn trap_20_what_clients_show() {
     let authority = Authority::new("root");
     let ours = authority.credentials(&account("api"));
     for (case, card, expected) in cards(&authority) {

@@ -79,7 +79,7 @@ fn steps() {
 }
 
 #[test]
-fn empty_levels() {
+fn trap_05_empty_levels() {
     assert!(ask(vec![policy("d", Action::Deny, vec![Rule::default()])], &client()).is_err(), "empty rule matches");
     let empty_clause = Rule { clauses: vec![Clause::default()] };
     assert!(ask(vec![policy("d", Action::Deny, vec![empty_clause])], &client()).is_err(), "empty clause matches");
@@ -142,7 +142,7 @@ fn mapped_addresses_are_what_they_stand_for() {
 }
 
 #[test]
-fn scopes() {
+fn trap_06_scopes_and_unknown_policies() {
     let deny = |text: &str, scope| Policy { scope, ..policy(text, Action::Deny, vec![Rule::default()]) };
     let elsewhere = |text: &str| PolicyName { namespace: "elsewhere".into(), name: text.into() };
     let mut global = deny("g", Scope::Global);

@@ -76,7 +76,7 @@ fn shards_are_added_up() {
 }
 
 #[test]
-fn every_label_is_there_in_order() {
+fn trap_29_every_label_is_there_in_order() {
     let traffic = Traffic::default();
     let mut key = Key::default();
     // A value with the separator in it must not move the values behind it.
