@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_e2e::{Lab, RunningPod};
 use prost::Message;
@@ -147,6 +148,9 @@ fn of_service(service: Service) -> Resource {
 }
 
 fn resource(name: String, address: &Address) -> Resource {
+    // Each a new one: a server that says the same version again says that nothing has changed.
+    static VERSION: AtomicU64 = AtomicU64::new(1);
+    let version = VERSION.fetch_add(1, Ordering::Relaxed).to_string();
     let body = Any { type_url: ADDRESS.to_owned(), value: address.encode_to_vec().into() };
-    Resource { version: "1".to_owned(), resource: Some(body), name }
+    Resource { version, resource: Some(body), name }
 }
