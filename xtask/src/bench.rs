@@ -20,6 +20,7 @@ mod parse;
 mod peer;
 mod rounds;
 mod row;
+mod scale;
 mod summary;
 mod table;
 mod usage;
@@ -37,7 +38,10 @@ const HISTORY: &str = "target/bench/history.jsonl";
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Print one JSON object; progress and table go to standard error
     #[arg(long)]
     json: bool,
@@ -61,7 +65,17 @@ pub(crate) struct Args {
     target: Vec<Target>,
 }
 
+/// Other benchmarks than that beside peers.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// A mesh of 100,000 workloads: memory, how fast changes arrive, what traffic notices
+    Scale(scale::Args),
+}
+
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    if let Some(Other::Scale(args)) = &args.other {
+        return scale::run(root, args);
+    }
     let mut output = args.json.then(take_stdout).transpose()?;
     let machine = Machine::observe(root);
     let peer = args.peer.as_deref().map(|binary| Peer::ask(binary, args.peer_kind)).transpose()?;

@@ -1,0 +1,73 @@
+//! The figures for people, each beside its goal.
+
+use std::collections::BTreeMap;
+
+use super::mesh::{SERVICES, WORKLOADS};
+use super::pulse::Beats;
+use super::run::{Figures, Memory};
+
+/// Name, what was found, the goal and whether it was met.
+struct Row(String, String, String);
+
+pub(super) fn table(figures: &Figures, choice: &BTreeMap<String, f64>) -> String {
+    let mut rows = memory(figures);
+    rows.push(Row(
+        format!("all of it pushed ({:.0} MiB) until in force", figures.message_mib),
+        ms(figures.taken_over),
+        String::new(),
+    ));
+    rows.push(Row("a new agent's stream until synced".to_owned(), ms(figures.synced), String::new()));
+    let changes = figures.changes;
+    rows.push(Row("changed endpoint until reached, p50".to_owned(), ms(changes.p50), goal(changes.p50, 100.0, "ms")));
+    rows.push(Row("... worst of 20".to_owned(), ms(changes.worst), goal(changes.worst, 100.0, "ms")));
+    rows.extend(stalls("quiet", figures.quiet, None));
+    rows.extend(stalls("while all streams in", figures.streaming_in, Some(figures.quiet)));
+    rows.extend(stalls("50 changes a second", figures.steady, Some(figures.quiet)));
+    for (name, nanoseconds) in choice {
+        let (title, limit) = match name.split_once('-') {
+            Some(("route", count)) => (format!("route() among {count} endpoints"), 200.0),
+            Some((_, count)) => (format!("service among {count} blocks of addresses"), 100.0),
+            None => (name.clone(), f64::INFINITY),
+        };
+        rows.push(Row(title, format!("{nanoseconds:.0} ns"), goal(*nanoseconds, limit, "ns")));
+    }
+    rows.iter().map(|Row(name, found, goal)| format!("{:<52} {found:>24}   {goal}\n", name)).collect()
+}
+
+fn memory(figures: &Figures) -> Vec<Row> {
+    let all = figures.memory;
+    let row = |name: &str, memory: Memory, limit: Option<f64>| {
+        let found = format!("{:.0} MiB (peak {:.0})", memory.now, memory.peak);
+        Row(format!("resident, {name}"), found, limit.map_or_else(String::new, |limit| goal(memory.now, limit, "MiB")))
+    };
+    let limit = Some(200.0);
+    vec![
+        row("4 workloads, 1 service", all.empty, None),
+        row(&format!("{WORKLOADS} workloads, {SERVICES} services"), all.full, limit),
+        row("... after 5 s", all.settled, limit),
+        row("... after changes", all.changed, limit),
+        row("... of a new agent", all.restarted, limit),
+        row("... after 5 s", all.restarted_settled, limit),
+    ]
+}
+
+fn stalls(name: &str, beats: Beats, before: Option<Beats>) -> [Row; 2] {
+    let met = |before: Beats| if beats.worst <= before.worst.max(5.0) { "goal 5 ms" } else { "MISSED: goal 5 ms" };
+    [
+        Row(format!("round trip, {name}: p50 / p99"), format!("{:.2} / {:.2} ms", beats.p50, beats.p99), String::new()),
+        Row(
+            format!("... worst of {} (over 5 ms)", beats.count),
+            format!("{:.2} ms ({})", beats.worst, beats.stalls),
+            before.map_or_else(String::new, |before| met(before).to_owned()),
+        ),
+    ]
+}
+
+fn ms(value: f64) -> String {
+    format!("{value:.1} ms")
+}
+
+fn goal(found: f64, limit: f64, unit: &str) -> String {
+    let missed = if found <= limit { "" } else { "MISSED: " };
+    format!("{missed}goal {limit} {unit}")
+}
