@@ -60,7 +60,7 @@ fn blocks() -> Result<f64, Box<dyn std::error::Error>> {
     let services = (0..BLOCKS).map(block).collect::<Result<Vec<_>, _>>()?;
     let world = World::new(place(), Vec::new(), services, Vec::new());
     let address = |draw: u64| {
-        let number = u32::try_from((draw >> 32) * u64::from(BLOCKS) >> 32).unwrap_or_default();
+        let number = u32::try_from(((draw >> 32) * u64::from(BLOCKS)) >> 32).unwrap_or_default();
         IpAddr::V4(Ipv4Addr::from_bits(0x1400_0000 | number << 8 | 7))
     };
     world.service_at(SHARED, address(u64::MAX / 2), "default").ok_or("no block is found")?;

@@ -179,6 +179,16 @@ impl Receiver {
     }
 }
 
+/// rustls' words for an end without a word are for its own users.
+fn told(error: &h2::Error) -> String {
+    match error.get_io() {
+        Some(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the peer closed it without a word (no TLS close_notify): its process or node may have died".to_owned()
+        }
+        Some(_) | None => error.to_string(),
+    }
+}
+
 impl From<h2::Error> for StreamError {
     fn from(error: h2::Error) -> Self {
         match error.reason() {

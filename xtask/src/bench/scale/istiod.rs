@@ -196,6 +196,7 @@ impl StreamingService<Request> for Door {
             let (sender, mut queue) = mpsc::channel(16);
             *locked(&shared.stream) = Some(sender.clone());
             shared.tell(String::new(), None);
+            #[expect(clippy::disallowed_methods, reason = "it ends with the stream, and the runtime with the bench")]
             tokio::spawn(answer(shared, request.into_inner(), sender));
             let stream: Self::ResponseStream =
                 Box::pin(stream::poll_fn(move |context| queue.poll_recv(context).map(|bytes| bytes.map(Ok))));

@@ -77,7 +77,13 @@ pub(super) fn play(agent: &Path) -> Result<Figures> {
     let pulse = stage.pulse()?;
     sleep(Duration::from_secs(1));
     let empty = stage.memory()?;
-    let quiet = timed("quiet traffic", || during(&pulse, || Ok(sleep(QUIET))))?.1;
+    let quiet = timed("quiet traffic", || {
+        during(&pulse, || {
+            sleep(QUIET);
+            Ok(())
+        })
+    })?
+    .1;
     let all = stage.everything();
     let (taken_over, streaming_in) = timed("100,000 workloads", || {
         during(&pulse, || {
