@@ -35,11 +35,12 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
     // Only the far end of a tunnel in a tunnel knows who serves it, so that is opened before its record.
     let opened = match &way.route {
         Route::Nested { .. } => {
-            Some(pod.cut.run_until_cancelled(Box::pin(nested(&pod, &way))).await.unwrap_or(Err(Error::Cut)))
+            Some(pod.cut.run_until_cancelled(Box::pin(open(&pod, &way))).await.unwrap_or(Err(Error::Cut)))
         }
         Route::Tunnel { .. } | Route::Plain { .. } | Route::Passthrough { .. } => None,
     };
-    let record = Record::open(&pod.books, ends(&pod, &way, opened.as_ref().and_then(|opened| opened.as_ref().ok())));
+    let record =
+        Record::open(&pod.books, ends(&pod, &way, opened.as_ref().and_then(|opened| opened.as_ref().ok()?.as_ref())));
     let journey = carry(&pod, &tcp, &way, opened, &record);
     let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
     if result.is_err() {
@@ -148,36 +149,42 @@ fn ends(pod: &Pod, way: &Way, far: Option<&Opened>) -> Ends {
     }
 }
 
+/// Moves the bytes, through what is `opened` or is opened now.
 async fn carry(
     pod: &Rc<Pod>,
     tcp: &TcpStream,
     way: &Way,
-    opened: Option<Result<Opened, Error>>,
+    opened: Option<Result<Option<Opened>, Error>>,
     record: &Record,
 ) -> Result<(), Error> {
-    let mut stream = match (&way.route, opened) {
-        (_, Some(opened)) => opened?.stream,
-        (Route::Tunnel { leg, authority, service, .. }, None) => {
-            let head = || head(pod, way, authority, service.as_deref());
-            tunnels::open(pod, &key(pod, way, leg), head).await?.stream
-        }
-        (Route::Nested { .. }, None) => Box::pin(nested(pod, way)).await?.stream,
-        (Route::Plain { next_hop, .. } | Route::Passthrough { next_hop, .. }, None) => {
-            let server = dial::onward(&pod.local.netns, next_hop.0, "").await?;
-            copy::relay(tcp, &server, record).await?;
-            return Ok(());
-        }
+    let opened = match opened {
+        Some(opened) => opened?,
+        None => open(pod, way).await?,
     };
-    Ok(copy::tunnel(tcp, &mut stream, Role::Client, record).await?)
+    match opened {
+        Some(Opened { mut stream, .. }) => copy::tunnel(tcp, &mut stream, Role::Client, record).await?,
+        None => {
+            let server = dial::onward(&pod.local.netns, shown(&way.route).next_hop, "").await?;
+            copy::relay(tcp, &server, record).await?;
+        }
+    }
+    Ok(())
 }
 
-/// Opens the tunnel in a tunnel of a route that needs it.
-async fn nested(pod: &Rc<Pod>, way: &Way) -> Result<Opened, Error> {
-    let Route::Nested { outer, accepted, authority, service, .. } = &way.route else {
-        return Err(Error::UnknownService(way.original.to_string()));
-    };
-    let head = || Connect { network: Some(&pod.network), ..head(pod, way, authority, Some(service)) };
-    tunnels::open_inside(pod, &key(pod, way, outer), accepted, head).await
+/// Opens the stream of a route that has a tunnel.
+async fn open(pod: &Rc<Pod>, way: &Way) -> Result<Option<Opened>, Error> {
+    match &way.route {
+        Route::Tunnel { leg, authority, service, .. } => {
+            let head = || head(pod, way, authority, service.as_deref());
+            tunnels::open(pod, &key(pod, way, leg), head).await.map(Some)
+        }
+        Route::Nested { outer, accepted, authority, service, .. } => {
+            let head = || Connect { network: Some(&pod.network), ..head(pod, way, authority, Some(service)) };
+            // Boxed: rare, and much larger than all else that a connection holds.
+            Box::pin(tunnels::open_inside(pod, &key(pod, way, outer), accepted, head)).await.map(Some)
+        }
+        Route::Plain { .. } | Route::Passthrough { .. } => Ok(None),
+    }
 }
 
 fn key(pod: &Pod, way: &Way, leg: &Leg) -> TunnelKey {
