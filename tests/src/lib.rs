@@ -32,7 +32,7 @@
 //! | [`world`] | what the mesh is told, as YAML |
 //! | [`lab`], [`place`] | the running lab, its nodes and pods |
 //! | [`namespace`] | running closures and programs inside a pod or node |
-//! | [`agent`], [`authority`], [`process`], [`log`], [`documents`] | the processes and what they say |
+//! | [`agent`], [`authority`], [`process`], [`log`], [`documents`], [`discovery`] | the processes and what they say |
 //! | [`server`], [`socket`], [`nginx`] | servers and clients for pods |
 //! | [`envoy`] | a real Envoy as a waypoint or as the gateway of a network |
 //! | [`attach`] | agents for namespaces that someone else has made |
@@ -45,6 +45,7 @@ pub mod agent;
 pub mod attach;
 pub mod authority;
 pub mod binary;
+pub mod discovery;
 pub mod documents;
 pub mod envoy;
 pub mod eventually;

@@ -34,6 +34,29 @@ pub struct CertState {
     pub next: Option<SystemTime>,
 }
 
+/// What an identity can do with its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing<'a> {
+    Valid,
+    /// With why it was not renewed, if that was tried.
+    Expired(Option<&'a str>),
+    /// The authority was asked, in vain.
+    Failed(&'a str),
+    /// The authority has not answered yet.
+    Pending,
+}
+
+impl CertState {
+    pub fn standing(&self, now: SystemTime) -> Standing<'_> {
+        match (&self.credentials, self.last_error.as_deref()) {
+            (Some(credentials), _) if credentials.valid_at(now) => Standing::Valid,
+            (Some(_), error) => Standing::Expired(error),
+            (None, Some(error)) => Standing::Failed(error),
+            (None, None) => Standing::Pending,
+        }
+    }
+}
+
 /// The time of day, by which certificates expire. Tests have a clock of their own.
 type Clock = fn() -> SystemTime;
 

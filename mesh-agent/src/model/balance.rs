@@ -116,11 +116,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::{LoadBalancing, Mode, Scope, Vantage};
-    use crate::model::Workload;
-    use crate::model::workload::{Locality, default_identity};
+    use crate::model::workload::Locality;
+    use crate::model::{Identity, Workload};
 
     fn at(network: &str, region: &str, zone: &str, node: &str) -> Workload {
-        let mut workload = Workload::new("", "w", default_identity("ns").unwrap());
+        let mut workload = Workload::new("", "w", Identity::new("cluster.local", "ns", "default").unwrap());
         workload.network = network.into();
         workload.node = node.into();
         workload.locality = Arc::new(Locality { region: region.into(), zone: zone.into(), subzone: "".into() });

@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Identity;
 use super::gateway::GatewayAddress;
 use super::policy::PolicyName;
 use super::service::{Ports, ServiceKey};
-use super::{BadIdentity, Identity};
 
 /// How a workload wants to be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -218,9 +218,4 @@ impl Workload {
     pub fn tunnel_port(&self) -> Option<u16> {
         self.app_tunnel.and_then(|tunnel| tunnel.port)
     }
-}
-
-/// The default identity for a workload without a declared one.
-pub fn default_identity(namespace: &str) -> Result<Identity, BadIdentity> {
-    Identity::new("cluster.local", namespace, "default")
 }

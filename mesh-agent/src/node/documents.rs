@@ -7,7 +7,7 @@ use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use super::View;
 use crate::admin::documents::{Certificate, Config, Connections, Counter, Flows, Istiod, Pod, Rejected, Status};
 use crate::bpf::attach::Mechanism;
-use crate::identity::certs::CertState;
+use crate::identity::certs::{CertState, Standing};
 use crate::model::{Captured, Identity, Programs, WhenDown};
 use crate::pods::driver::{PodState, PodStatus};
 use crate::proxy::record::documents;
@@ -80,11 +80,11 @@ pub(super) fn certificates(view: &View) -> Vec<Certificate> {
 
 fn certificate(identity: &Identity, state: &CertState, now: SystemTime) -> Certificate {
     let held = state.credentials.as_deref();
-    let name = match (held, &state.last_error) {
-        (Some(credentials), _) if credentials.valid_at(now) => "valid",
-        (Some(_), _) => "expired",
-        (None, Some(_)) => "failed",
-        (None, None) => "pending",
+    let name = match state.standing(now) {
+        Standing::Valid => "valid",
+        Standing::Expired(_) => "expired",
+        Standing::Failed(_) => "failed",
+        Standing::Pending => "pending",
     };
     Certificate {
         identity: identity.uri().to_owned(),

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::View;
 use crate::admin::documents::{Direction, Flow};
-use crate::identity::certs::CertState;
+use crate::identity::certs::{CertState, Standing};
 use crate::identity::tls::Described;
 use crate::model::Identity;
 use crate::proxy::record::documents;
@@ -147,12 +147,11 @@ impl Connections {
 }
 
 fn certificate(identity: &Identity, state: &CertState) -> Certificate {
-    let now = SystemTime::now();
-    let name = match (&state.credentials, &state.last_error) {
-        (Some(held), _) if held.valid_at(now) => "Available".to_owned(),
-        (Some(_) | None, Some(error)) => format!("Unavailable: {error}"),
-        (Some(_), None) => "Unavailable: expired".to_owned(),
-        (None, None) => "Initializing".to_owned(),
+    let name = match state.standing(SystemTime::now()) {
+        Standing::Valid => "Available".to_owned(),
+        Standing::Expired(None) => "Unavailable: expired".to_owned(),
+        Standing::Expired(Some(error)) | Standing::Failed(error) => format!("Unavailable: {error}"),
+        Standing::Pending => "Initializing".to_owned(),
     };
     let certs = |described: &[Described]| described.iter().map(cert).collect();
     let held = state.credentials.as_deref();

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use mesh_e2e::discovery::{HBONE, Port};
 use mesh_e2e::kube::Readiness;
 use mesh_e2e::{Lab, Pod};
 
-use super::xds::{Port, Subscription, uid};
+use super::xds::{Subscription, uid};
 use crate::runner::say;
 
 const WEB: &str = "shop/web.shop.svc.cluster.local";
-const HBONE: i32 = 1;
 const UNHEALTHY: i32 = 1;
 const DENY: i32 = 1;
 const WORKLOAD_SELECTOR: i32 = 2;

@@ -1,191 +1,25 @@
-//! A subscription to what istiod says (protocol note, sections 1 to 3): delta xDS by hand, the messages with no more
-//! fields than the cases look at.
+//! A subscription to what istiod says, by a client of delta xDS that is not the agent's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::stream;
+use mesh_e2e::discovery::{
+    ADDRESS, AUTHORIZATION, Address, Authorization, METHOD, Node, Request, Resource, Response, Service, Workload,
+};
 use mesh_e2e::kube::istiod::{CLUSTER, NAMESPACE};
 use mesh_e2e::{Lab, eventually};
 use prost::Message;
-use prost_types::{Any, Struct, Value};
+use prost_types::{Struct, Value};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
 use super::grpc::{Door, runtime, signed};
-
-const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
-const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
-
-#[derive(Clone, PartialEq, Message)]
-struct Node {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(message, optional, tag = "3")]
-    metadata: Option<Struct>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Request {
-    #[prost(message, optional, tag = "1")]
-    node: Option<Node>,
-    #[prost(string, tag = "2")]
-    type_url: String,
-    #[prost(string, tag = "6")]
-    response_nonce: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Response {
-    #[prost(message, repeated, tag = "2")]
-    resources: Vec<Resource>,
-    #[prost(string, tag = "4")]
-    type_url: String,
-    #[prost(string, tag = "5")]
-    nonce: String,
-    #[prost(string, repeated, tag = "6")]
-    removed_resources: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Resource {
-    #[prost(message, optional, tag = "2")]
-    resource: Option<Any>,
-    #[prost(string, tag = "3")]
-    name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Address {
-    #[prost(message, optional, tag = "1")]
-    workload: Option<Workload>,
-    #[prost(message, optional, tag = "2")]
-    service: Option<Service>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Workload {
-    #[prost(string, tag = "1")]
-    pub(super) name: String,
-    #[prost(string, tag = "2")]
-    pub(super) namespace: String,
-    #[prost(bytes = "vec", repeated, tag = "3")]
-    pub(super) addresses: Vec<Vec<u8>>,
-    #[prost(string, tag = "4")]
-    pub(super) network: String,
-    #[prost(int32, tag = "5")]
-    pub(super) tunnel_protocol: i32,
-    #[prost(string, tag = "7")]
-    pub(super) service_account: String,
-    #[prost(string, tag = "9")]
-    pub(super) node: String,
-    #[prost(string, tag = "10")]
-    pub(super) canonical_name: String,
-    #[prost(string, tag = "11")]
-    pub(super) canonical_revision: String,
-    #[prost(bool, tag = "14")]
-    pub(super) native_tunnel: bool,
-    #[prost(string, repeated, tag = "16")]
-    pub(super) authorization_policies: Vec<String>,
-    #[prost(int32, tag = "17")]
-    pub(super) status: i32,
-    #[prost(message, optional, tag = "19")]
-    pub(super) network_gateway: Option<Gateway>,
-    #[prost(map = "string, message", tag = "22")]
-    pub(super) services: HashMap<String, Ports>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Service {
-    #[prost(string, tag = "3")]
-    pub(super) hostname: String,
-    #[prost(message, repeated, tag = "4")]
-    pub(super) addresses: Vec<Place>,
-    #[prost(message, repeated, tag = "5")]
-    pub(super) ports: Vec<Port>,
-    #[prost(message, optional, tag = "7")]
-    pub(super) waypoint: Option<Gateway>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Gateway {
-    #[prost(message, optional, tag = "1")]
-    pub(super) hostname: Option<Hostname>,
-    #[prost(message, optional, tag = "2")]
-    pub(super) address: Option<Place>,
-    #[prost(uint32, tag = "3")]
-    pub(super) hbone_mtls_port: u32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Hostname {
-    #[prost(string, tag = "1")]
-    pub(super) namespace: String,
-    #[prost(string, tag = "2")]
-    pub(super) hostname: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Place {
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) address: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Ports {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) ports: Vec<Port>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Port {
-    #[prost(uint32, tag = "1")]
-    pub(super) service_port: u32,
-    #[prost(uint32, tag = "2")]
-    pub(super) target_port: u32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Authorization {
-    #[prost(int32, tag = "3")]
-    pub(super) scope: i32,
-    #[prost(int32, tag = "4")]
-    pub(super) action: i32,
-    #[prost(message, repeated, tag = "5")]
-    pub(super) rules: Vec<Rule>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Rule {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) clauses: Vec<Clause>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Clause {
-    #[prost(message, repeated, tag = "2")]
-    pub(super) matches: Vec<Match>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Match {
-    #[prost(message, repeated, tag = "3")]
-    pub(super) principals: Vec<Text>,
-    #[prost(uint32, repeated, tag = "9")]
-    pub(super) destination_ports: Vec<u32>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Text {
-    #[prost(string, optional, tag = "1")]
-    pub(super) exact: Option<String>,
-}
 
 /// What istiod has said so far.
 #[derive(Debug, Default)]
@@ -268,7 +102,7 @@ impl View {
             self.services.remove(&name);
             self.authorizations.remove(&name);
         }
-        for Resource { resource, name } in response.resources {
+        for Resource { resource, name, .. } in response.resources {
             let bytes = resource.with_context(|| format!("{name} is empty"))?.value;
             match response.type_url.as_str() {
                 AUTHORIZATION => drop(self.authorizations.insert(name, Authorization::decode(&*bytes)?)),

@@ -19,7 +19,6 @@ mod mesh;
 mod pulse;
 mod run;
 mod table;
-mod wire;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

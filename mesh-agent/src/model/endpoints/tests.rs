@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Endpoints, NoEndpoint, Purpose};
-use crate::model::Workload;
 use crate::model::balance::{LoadBalancing, Mode, Scope, Vantage};
 use crate::model::service::{Ports, Service, ServiceKey};
-use crate::model::workload::{AppTunnel, AppTunnelProtocol, default_identity};
+use crate::model::workload::{AppTunnel, AppTunnelProtocol};
+use crate::model::{Identity, Workload};
 
 fn key() -> ServiceKey {
     ServiceKey::new("ns", "web")
@@ -18,7 +18,7 @@ fn service(ports: &[(u16, u16)], load_balancing: LoadBalancing) -> Arc<Service> 
 }
 
 fn workload(uid: &str, change: impl FnOnce(&mut Workload)) -> Arc<Workload> {
-    let mut workload = Workload::new(uid, "w", default_identity("ns").unwrap());
+    let mut workload = Workload::new(uid, "w", Identity::new("cluster.local", "ns", "default").unwrap());
     workload.addresses = vec!["10.0.0.1".parse().unwrap()];
     workload.services.insert(key(), Ports::default());
     change(&mut workload);

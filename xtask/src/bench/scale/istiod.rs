@@ -26,7 +26,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstDecoder;
 
-use super::wire::{ADDRESS, Request, Resource, Response};
+use mesh_e2e::discovery::{ADDRESS, Request, Resource, Response};
 
 /// How long an agent may take to take a message over.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -82,7 +82,8 @@ impl Istiod {
     /// A response with a nonce of its own.
     pub(super) fn prepare(&self, resources: Vec<Resource>) -> Prepared {
         let nonce = format!("n{}", self.shared.nonce.fetch_add(1, Ordering::Relaxed));
-        let response = Response { resources, type_url: ADDRESS.to_owned(), nonce: nonce.clone() };
+        let response =
+            Response { resources, type_url: ADDRESS.to_owned(), nonce: nonce.clone(), ..Response::default() };
         Prepared { bytes: response.encode_to_vec().into(), nonce }
     }
 
@@ -215,7 +216,7 @@ async fn answer(shared: Arc<Shared>, mut requests: Streaming<Request>, sender: m
         let message = if request.type_url == ADDRESS {
             locked(&shared.initial).clone()
         } else {
-            let nothing = Response { resources: Vec::new(), type_url: request.type_url, nonce: "nothing".to_owned() };
+            let nothing = Response { type_url: request.type_url, nonce: "nothing".to_owned(), ..Response::default() };
             nothing.encode_to_vec().into()
         };
         if sender.send(message).await.is_err() {

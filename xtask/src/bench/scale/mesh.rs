@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mesh_e2e::{Lab, RunningPod};
 use prost::Message;
 
-use super::wire::{ADDRESS, Address, Any, HBONE, Locality, Place, Port, Ports, Resource, Service, Workload};
+use mesh_e2e::discovery::{ADDRESS, Address, Any, HBONE, Locality, Place, Port, Ports, Resource, Service, Workload};
 
 /// Both with what the lab has of its own.
 pub(super) const WORKLOADS: u32 = 100_000;
@@ -34,6 +34,7 @@ pub(super) fn own(lab: &Lab, at: &RunningPod) -> Vec<Resource> {
         hostname: "shop.default.svc.cluster.local".to_owned(),
         addresses: vec![Place { address: VIP.octets().to_vec() }],
         ports: vec![Port { service_port: PORT.into(), target_port: TARGET.into() }],
+        ..Service::default()
     };
     pods.chain([moved(at), of_service(service)]).collect()
 }
@@ -111,6 +112,7 @@ fn service(number: u32) -> Resource {
         hostname: hostname(number),
         addresses: vec![Place { address: vec![10, 200, high, low] }],
         ports: vec![port()],
+        ..Service::default()
     })
 }
 
