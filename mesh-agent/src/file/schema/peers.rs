@@ -14,6 +14,8 @@ pub struct Ca {
     pub token: PathBuf,
     /// Another name than the address's that the certificate is to have.
     pub server_name: Option<String>,
+    /// File with the authority's revocation lists, PEM or DER.
+    pub crl: Option<PathBuf>,
 }
 
 /// Where the CNI agent hands over its pods.
