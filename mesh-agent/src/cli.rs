@@ -1,11 +1,14 @@
 //! The command line: one subcommand per role. The only reader of the environment, and the only place that turns an
 //! error into an exit code.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::file::environment::{self, Machine};
+use crate::node::Source;
 use crate::telemetry::log;
 use crate::{control, ctl, node};
 
@@ -25,13 +28,32 @@ enum Role {
     Control(ControlArgs),
     /// Ask a running node agent
     Ctl(ctl::Args),
+    /// What Istio's DaemonSet calls its node proxy with: the same as `node --from-environment`
+    #[command(hide = true)]
+    Proxy(ProxyArgs),
+}
+
+#[derive(Debug, Args)]
+struct ProxyArgs {
+    #[arg(value_enum)]
+    kind: ProxyKind,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProxyKind {
+    Ztunnel,
 }
 
 #[derive(Debug, Args)]
 struct NodeArgs {
     /// The node's YAML file; edits are picked up while the agent runs
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "from_environment")]
+    config: Option<PathBuf>,
+    /// Be configured by the variables of Istio's node proxy, in its place
+    #[arg(long, conflicts_with = "config")]
+    from_environment: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -56,12 +78,12 @@ enum ControlVerb {
 
 #[derive(Debug, Args)]
 struct LogArgs {
-    /// What to log, such as `info` or `info,access=off`
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    log: String,
-    /// How a log line looks
-    #[arg(long, value_enum, default_value = "text")]
-    log_format: Format,
+    /// What to log, such as `info` or `info,access=off` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// How a log line looks [default: text]
+    #[arg(long, value_enum)]
+    log_format: Option<Format>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -73,7 +95,8 @@ enum Format {
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().role {
-        Role::Node(args) => args.log.start().and_then(|log| node::run(&args.config, log)),
+        Role::Node(NodeArgs { config: Some(config), log, .. }) => run_node(&log, Source::File(config)),
+        Role::Node(NodeArgs { config: None, log, .. }) | Role::Proxy(ProxyArgs { log, .. }) => from_environment(log),
         Role::Control(args) => run_control(args),
         Role::Ctl(args) => ctl::run(&args),
     };
@@ -83,6 +106,42 @@ pub fn run() -> ExitCode {
             eprintln!("mesh-agent: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run_node(log: &LogArgs, source: Source) -> anyhow::Result<()> {
+    node::run(&source, log.start()?)
+}
+
+/// A node that is configured as Istio's node proxy is. What the command line says of the log goes before.
+fn from_environment(log: LogArgs) -> anyhow::Result<()> {
+    let text = |value: std::ffi::OsString| value.into_string().ok();
+    let variables: BTreeMap<_, _> = std::env::vars_os().filter_map(|(n, v)| Some((text(n)?, text(v)?))).collect();
+    let machine = Machine {
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        run_dir: run_dir(),
+        mesh_config: std::fs::read_to_string(MESH_CONFIG).ok(),
+    };
+    let written = environment::read(&variables, &machine)?;
+    let format = if written.json { Format::Json } else { Format::Text };
+    let log =
+        LogArgs { log: log.log.or_else(|| Some(written.log.clone())), log_format: log.log_format.or(Some(format)) };
+    run_node(&log, Source::Environment(written))
+}
+
+/// Where Istio mounts the mesh's configuration.
+const MESH_CONFIG: &str = "./etc/istio/config/mesh";
+
+/// Where it is said, or the usual place, or, in a container whose root is read only, the one that Istio's DaemonSet mounts
+/// for such things.
+fn run_dir() -> PathBuf {
+    if let Some(told) = std::env::var_os("MESH_AGENT_RUN_DIR").filter(|told| !told.is_empty()) {
+        return told.into();
+    }
+    let usual = Path::new("/run/mesh-agent");
+    match std::fs::create_dir_all(usual) {
+        Ok(()) => usual.to_owned(),
+        Err(_) => PathBuf::from("/tmp/mesh-agent"),
     }
 }
 
@@ -97,11 +156,11 @@ fn run_control(args: ControlArgs) -> anyhow::Result<()> {
 
 impl LogArgs {
     fn start(&self) -> anyhow::Result<log::Log> {
-        let format = match self.log_format {
+        let format = match self.log_format.unwrap_or(Format::Text) {
             Format::Text => log::Format::Text,
             Format::Json => log::Format::Json,
         };
-        Ok(log::start(&self.log, format)?)
+        Ok(log::start(self.log.as_deref().unwrap_or("info"), format)?)
     }
 }
 
@@ -114,6 +173,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_has_one_source() {
+        let parses = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(parses("mesh-agent node --config f"));
+        assert!(parses("mesh-agent node --from-environment"));
+        assert!(parses("mesh-agent proxy ztunnel"), "what Istio's DaemonSet says");
+        assert!(!parses("mesh-agent node"));
+        assert!(!parses("mesh-agent node --config f --from-environment"));
+        assert!(!parses("mesh-agent proxy sidecar"));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! [`schema`] is what may be written, [`translate`] what it means, [`policy`] turns Kubernetes-shaped policies into the
 //! form that the data path evaluates, [`service`] is about services, [`gateway`] is how gateways are
 //! written and [`port`] how ports, [`problem`] is how mistakes are told, [`watch`] notices edits. A file with any
-//! mistake is rejected whole: what is in force stays in force.
+//! mistake is rejected whole: what is in force stays in force. [`environment`] makes the same document of the variables
+//! by which Istio's node proxy is configured.
 
 pub mod duration;
+pub mod environment;
 mod gateway;
 mod pods;
 mod policy;

@@ -15,6 +15,32 @@ pub use h2::Error as Http2Error;
 
 use std::time::Duration;
 
+/// What may be chosen of the two ends of tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Receive windows of a stream and of a connection, bytes.
+    pub stream_window: u32,
+    pub connection_window: u32,
+    /// Largest frame we accept, bytes.
+    pub frame_size: u32,
+    /// Streams the client puts on one connection before it opens another.
+    pub streams: usize,
+    /// How long a tunnel without streams is kept.
+    pub idle: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            stream_window: STREAM_WINDOW,
+            connection_window: CONNECTION_WINDOW,
+            frame_size: MAX_FRAME,
+            streams: STREAMS_PER_TUNNEL,
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
 /// Receive window of one stream, in bytes: what one stalled reader can make us hold.
 pub const STREAM_WINDOW: u32 = 2 << 20;
 

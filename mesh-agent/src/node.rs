@@ -16,7 +16,7 @@ mod pages;
 mod pods;
 mod revocation;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,24 +31,29 @@ use crate::bpf::attach::Mechanism;
 use crate::bpf::facts::{Facts, find_cgroup};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
+use crate::control::issuer::write_private;
 use crate::dns::{self, Ipv6, Realm, Upstream};
+use crate::file::environment::Written;
 use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
-use crate::identity::{Certs, Revocations};
+use crate::hbone;
 use crate::identity::ca::{CaClient, CaConfig};
+use crate::identity::{Certs, Revocations};
 use crate::model::{PodSpec, World};
 use crate::pods::capture::{Capture, Kernel};
 use crate::pods::driver::{self, Driver, PodStatus, Retry, Settings};
 use crate::pods::listeners::Names;
 use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
-use crate::proxy::shard::{Deps, Shards, Threads};
+use crate::proxy::shard::{Deps, Habits, Shards, Threads};
+use crate::sys::socket::{self, Keepalive};
 use crate::sys::{caps, limits, memory, signal};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
+use crate::xds::Demand;
 
 /// The admin socket's name in the run directory.
 const ADMIN_SOCKET: &str = "admin.sock";
@@ -78,14 +83,28 @@ pub(crate) struct View {
     log: crate::telemetry::log::Filter,
 }
 
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, which may be edited.
+    File(PathBuf),
+    /// The environment, as it was translated.
+    Environment(Written),
+}
+
 /// Runs the node agent until SIGTERM or SIGINT.
-pub fn run(path: &Path, log: Log) -> anyhow::Result<()> {
+pub fn run(source: &Source, log: Log) -> anyhow::Result<()> {
     caps::require_root()?;
     limits::raise_open_files();
-    // Watched before it is read, so that no edit falls between.
-    let edits = file::watch::changes(path);
-    let config = file::read(path)?;
-    let edits = edits.with_context(|| format!("watching {}", path.display()))?;
+    let (path, edits, config) = match source {
+        Source::File(path) => {
+            // Watched before it is read, so that no edit falls between.
+            let edits = file::watch::changes(path);
+            let config = file::read(path)?;
+            (&**path, Some(edits.with_context(|| format!("watching {}", path.display()))?), config)
+        }
+        Source::Environment(written) => (Path::new("environment"), None, environment(written)?),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -95,8 +114,25 @@ pub fn run(path: &Path, log: Log) -> anyhow::Result<()> {
     runtime.block_on(serve(path, edits, config, log))
 }
 
-async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::Result<()> {
+/// The configuration that the environment says; what it says beside that is told.
+fn environment(written: &Written) -> anyhow::Result<Config> {
+    for (path, text) in &written.files {
+        let directory = path.parent().unwrap_or(path);
+        let write = || {
+            std::fs::create_dir_all(directory)?;
+            write_private(path, text)
+        };
+        write().with_context(|| format!("writing {}", path.display()))?;
+    }
+    if !written.unused.is_empty() {
+        tracing::warn!(variables = written.unused.join(", "), "set, and without a meaning for this agent");
+    }
+    Ok(file::environment::config(written)?)
+}
+
+async fn serve(path: &Path, edits: Option<Edits>, config: Config, log: Log) -> anyhow::Result<()> {
     let node = Arc::new(config.node.clone());
+    socket::keep_alive(keepalive(&node.keepalive));
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -109,10 +145,11 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     certs.keep_only(&config.identities);
     let feeds = Feeds::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let (shards, threads) = shards(&node, &feeds, &certs, &metrics, kernel.facts.clone())?;
+    let istiod = mesh::source(&node, &feeds.worlds, &tasks)?;
+    let parts = (kernel.facts.clone(), istiod.as_ref().and_then(mesh::demand));
+    let (shards, threads) = shards(&node, &feeds, &certs, &metrics, parts)?;
     let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings(&node));
     let (states, loads) = watch::channel(LoadState::good(path));
-    let istiod = mesh::source(&node, &feeds.worlds, &tasks)?;
     let synced = istiod.as_ref().map(|istiod| (ready.gate("mesh configuration"), istiod.status.clone()));
     let view = View {
         started: Instant::now(),
@@ -204,6 +241,8 @@ fn authority(node: &Node) -> CaConfig {
         token: node.ca.token.clone(),
         server_name: node.ca.server_name.clone(),
         cluster: node.cluster.clone(),
+        headers: node.ca.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        lifetime: node.ca.lifetime,
     }
 }
 
@@ -225,17 +264,38 @@ fn shards(
     feeds: &Feeds,
     certs: &Certs,
     metrics: &Metrics,
-    facts: Option<Arc<dyn KernelFacts>>,
+    (facts, demand): (Option<Arc<dyn KernelFacts>>, Option<Demand>),
 ) -> anyhow::Result<(Shards, Threads)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let names = telemetry::dns::Names::default();
     metrics.register(Box::new(names.clone()));
     let dns = dns::server::Deps { settings: Arc::new(names_settings(&node.dns)), metrics: names };
-    let deps =
-        Deps { network: node.network.as_str().into(), worlds: feeds.worlds.subscribe(), certs: certs.clone(), dns };
+    let lookups = telemetry::lookups::Lookups::default();
+    metrics.register(Box::new(lookups.clone()));
+    let (network, worlds) = (node.network.as_str().into(), feeds.worlds.subscribe());
+    let deps = Deps { network, worlds, certs: certs.clone(), demand, dns, lookups, habits: habits(&node.tunnels) };
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
     Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")
+}
+
+fn keepalive(written: &schema::Keepalive) -> Option<Keepalive> {
+    let schema::Keepalive { enabled, time, interval, retries } = *written;
+    enabled.then_some(Keepalive { time, interval, retries })
+}
+
+fn habits(tunnels: &schema::Tunnels) -> Habits {
+    Habits {
+        tunnels: hbone::Settings {
+            stream_window: tunnels.stream_window,
+            connection_window: tunnels.connection_window,
+            frame_size: tunnels.frame_size,
+            streams: tunnels.streams,
+            idle: tunnels.idle,
+        },
+        response_baggage: tunnels.response_baggage,
+        application_loopback: tunnels.application_loopback,
+    }
 }
 
 fn names_settings(dns: &schema::Dns) -> dns::Settings {
@@ -270,10 +330,16 @@ impl Feeds {
     }
 }
 
-/// Follows the file. Policies are in force before a pod that they protect is served.
-fn follow(edits: Edits, feeds: Feeds, states: watch::Sender<LoadState>, certs: Certs, tasks: &Tasks) {
+/// Follows the file, if there is one. Policies are in force before a pod that they protect is served.
+fn follow(edits: Option<Edits>, feeds: Feeds, states: watch::Sender<LoadState>, certs: Certs, tasks: &Tasks) {
     let mut loaded = feeds.configs.subscribe();
-    tasks.spawn(file::watch::follow(edits, feeds.configs, states));
+    match edits {
+        Some(edits) => tasks.spawn(file::watch::follow(edits, feeds.configs, states)),
+        None => tasks.spawn(async move {
+            let _kept = (feeds.configs, states);
+            std::future::pending::<()>().await;
+        }),
+    }
     let (worlds, pods) = (feeds.worlds, feeds.pods);
     // As it was at the start: settings of the node wait for the next one.
     let (described, listed) = {

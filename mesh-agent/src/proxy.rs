@@ -8,6 +8,7 @@
 
 mod accept;
 mod copy;
+mod demand;
 mod dial;
 mod error;
 mod inbound;

@@ -7,6 +7,7 @@
 pub mod dns;
 pub mod format;
 pub mod log;
+pub mod lookups;
 pub mod metrics;
 pub mod process;
 pub mod traffic;

@@ -5,15 +5,19 @@
 //! | [`certificates`] | who gets a certificate for whom; agents with istiod's certificates |
 //! | [`echo`] | Istio's echo client and server as foreign ends of a tunnel |
 //! | [`discovery`] | Kubernetes objects become resources, and cease to be |
+//! | [`environment`] | agents that are configured as Istio's node proxy is |
 //! | [`mesh`] | agents whose mesh is istiod's: objects take effect in traffic |
+//! | [`on_demand`] | agents that ask istiod only for what connections need |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
 
 mod certificates;
 mod csr;
 mod discovery;
 mod echo;
+mod environment;
 mod grpc;
 mod mesh;
+mod on_demand;
 mod xds;
 
 use mesh_e2e::{Pod, Service, Topology, kube};
@@ -41,6 +45,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("mesh_trap_13_waypoint_that_is_not_there", &MESH, mesh::waypoint_that_is_not_there).limit(LIMIT),
     Case::shared("mesh_config_dump", &MESH, mesh::config_dump).limit(LIMIT),
     Case::fresh("mesh_istiod_away_under_load", of_istiod, mesh::istiod_away_under_load).limit(LIMIT),
+    Case::fresh("on_demand", on_demand::topology, on_demand::story).limit(LIMIT),
+    Case::fresh("trap_30_istios_daemonset", environment::topology, environment::daemonset).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];

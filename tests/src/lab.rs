@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::authority::{Authority, Place, replace};
@@ -339,7 +340,11 @@ impl Lab {
             };
             let mut settings = node.settings(&self.settings, ca);
             if let (Some(kube), true) = (&self.kube, self.mesh_is_istiods()) {
+                let more = settings["xds"].take();
                 settings["xds"] = kube.xds(&node.name);
+                if let (Some(fields), Value::Object(more)) = (settings["xds"].as_object_mut(), more) {
+                    fields.extend(more);
+                }
             }
             settings["network"] = world.network(&node.name).into();
             let netns = |pod: &Pod| format!("/run/netns/{}-{}", self.claim.name(), pod.name);

@@ -4,7 +4,8 @@ pub mod dns;
 mod peers;
 mod policy;
 mod service;
-mod xds;
+mod tunnels;
+pub mod xds;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +21,7 @@ pub use dns::Dns;
 pub use peers::{Ca, Zds};
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
 pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
+pub use tunnels::{Keepalive, Tunnels};
 pub use xds::Xds;
 
 /// The whole file.
@@ -82,6 +84,10 @@ pub struct Node {
     pub dns: Dns,
     #[serde(default)]
     pub unknown_destinations: UnknownDestinations,
+    #[serde(default)]
+    pub tunnels: Tunnels,
+    #[serde(default)]
+    pub keepalive: Keepalive,
     /// The pods come from Istio's CNI agent, which keeps rules in them, and not from this file.
     pub zds: Option<Zds>,
     /// The mesh is as an istiod says, not as this file does.

@@ -52,6 +52,7 @@ pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems>
     let mut findings = Findings::default();
     let mut drafts = workloads(&file, &mut findings);
     two_sources(&file, &mut findings);
+    half_a_mesh(&file, &mut findings);
     let services = service::services(&file, &mut drafts, &mut findings);
     let pods = pods::pods(&file, &mut drafts, &mut findings);
     let mut labelled: Vec<Labelled<'_>> =
@@ -96,6 +97,16 @@ fn two_sources(file: &NodeFile, findings: &mut Findings) {
     file.services.first().iter().for_each(|one| mistake(findings, line(one)));
     file.authorization_policies.first().iter().for_each(|one| mistake(findings, line(one)));
     file.peer_authentications.first().iter().for_each(|one| mistake(findings, line(one)));
+}
+
+/// Names cannot be answered from a picture that has only what was asked for by address (protocol note, section 1.8).
+fn half_a_mesh(file: &NodeFile, findings: &mut Findings) {
+    let on_demand = file.node.xds.as_ref().is_some_and(|istiod| istiod.mode == schema::xds::Mode::OnDemand);
+    if on_demand && file.node.dns.capture {
+        let reason = "node.xds.mode on_demand needs node.dns.capture false: names cannot be answered for a mesh of which only \
+                      what was asked for is known";
+        findings.problems.push(Problem { line: 0, reason: reason.to_owned() });
+    }
 }
 
 fn workloads(file: &NodeFile, findings: &mut Findings) -> BTreeMap<Name, Draft> {

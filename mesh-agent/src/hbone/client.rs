@@ -11,10 +11,7 @@ use http::{HeaderMap, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::stream::Stream;
-use super::{
-    CLIENT_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW,
-    STREAMS_PER_TUNNEL, server::keep_alive,
-};
+use super::{CLIENT_HEADER_LIST, DATA_FRAME_BUDGET, REMEMBERED_RESETS, SEND_BUFFER, Settings, server::keep_alive};
 
 /// An open tunnel. It stays usable until [`Tunnel::usable`] says otherwise; streams outlive that. `P` is what the caller
 /// knows of the peer.
@@ -22,6 +19,8 @@ use super::{
 pub struct Tunnel<P> {
     pub peer: P,
     requests: SendRequest<Bytes>,
+    /// Most streams at once.
+    streams: usize,
     state: Rc<State>,
 }
 
@@ -61,24 +60,25 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 pub async fn start<T, P>(
     io: T,
     peer: P,
+    settings: &Settings,
 ) -> Result<(Tunnel<P>, impl Future<Output = Result<(), h2::Error>> + use<T, P>), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (requests, connection) = builder().handshake::<_, Bytes>(io).await?;
+    let (requests, connection) = builder(settings).handshake::<_, Bytes>(io).await?;
     let state = Rc::new(State::default());
-    let tunnel = Tunnel { peer, requests, state: Rc::clone(&state) };
+    let tunnel = Tunnel { peer, requests, streams: settings.streams, state: Rc::clone(&state) };
     Ok((tunnel, drive(connection, state)))
 }
 
-fn builder() -> Builder {
+fn builder(settings: &Settings) -> Builder {
     let mut builder = Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_frame_size(settings.frame_size)
         .max_header_list_size(CLIENT_HEADER_LIST)
-        .initial_max_send_streams(STREAMS_PER_TUNNEL)
+        .initial_max_send_streams(settings.streams)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
@@ -146,7 +146,7 @@ impl<P> Tunnel<P> {
     }
 
     fn cap(&self) -> usize {
-        self.requests.current_max_send_streams().min(STREAMS_PER_TUNNEL)
+        self.requests.current_max_send_streams().min(self.streams)
     }
 
     /// Sends a CONNECT and waits for its answer. The stream counts until its sender is dropped.

@@ -15,9 +15,6 @@ use futures_util::future::{LocalBoxFuture, Shared};
 
 use super::client::Tunnel;
 
-/// How long a tunnel without streams is kept.
-pub const IDLE: Duration = Duration::from_secs(300);
-
 type Dial<P, E> = Shared<LocalBoxFuture<'static, Result<Rc<Tunnel<P>>, Rc<E>>>>;
 
 /// The tunnels of one pod on one shard.

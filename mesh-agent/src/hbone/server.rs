@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::head::{Authority, BadHead};
 use super::stream::Stream;
 use super::{
-    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, PING_INTERVAL, PING_TIMEOUT, REMEMBERED_RESETS, SEND_BUFFER,
-    SERVER_HEADER_LIST, SERVER_MAX_STREAMS, STREAM_WINDOW,
+    DATA_FRAME_BUDGET, PING_INTERVAL, PING_TIMEOUT, REMEMBERED_RESETS, SEND_BUFFER, SERVER_HEADER_LIST,
+    SERVER_MAX_STREAMS, Settings,
 };
 
 /// A CONNECT that waits for its answer. Dropped without one, it is answered by a reset.
@@ -62,8 +62,8 @@ impl Incoming {
 pub type Started<T> = Connection<T, Bytes>;
 
 /// Starts HTTP/2 on `io`, which is past its TLS handshake; waits for the client's preface.
-pub async fn start<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> Result<Started<T>, h2::Error> {
-    builder().handshake(io).await
+pub async fn start<T: AsyncRead + AsyncWrite + Unpin>(io: T, settings: &Settings) -> Result<Started<T>, h2::Error> {
+    builder(settings).handshake(io).await
 }
 
 /// Serves one connection: `on_stream` gets each CONNECT and must not block. When `leaving` is cancelled the client is told
@@ -99,12 +99,12 @@ where
     }
 }
 
-fn builder() -> Builder {
+fn builder(settings: &Settings) -> Builder {
     let mut builder = Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_frame_size(settings.frame_size)
         .max_header_list_size(SERVER_HEADER_LIST)
         .max_concurrent_streams(SERVER_MAX_STREAMS)
         .max_send_buffer_size(SEND_BUFFER)

@@ -16,7 +16,7 @@ use super::head::Connect;
 use super::pool::Pool;
 use super::server::{self, Incoming};
 use super::stream::{Stream, StreamError};
-use super::{STREAM_WINDOW, STREAMS_PER_TUNNEL};
+use super::{STREAM_WINDOW, STREAMS_PER_TUNNEL, Settings};
 
 fn connect() -> http::Request<()> {
     let connect = Connect {
@@ -32,8 +32,10 @@ fn connect() -> http::Request<()> {
 /// A tunnel whose server gives every CONNECT to `serve`.
 async fn pair(leaving: CancellationToken, serve: impl FnMut(Incoming) + 'static) -> Tunnel<()> {
     let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
-    tokio::task::spawn_local(async move { server::serve(server::start(far).await?, leaving, serve).await });
-    let (tunnel, driver) = client::start(near, ()).await.unwrap();
+    tokio::task::spawn_local(async move {
+        server::serve(server::start(far, &Settings::default()).await?, leaving, serve).await
+    });
+    let (tunnel, driver) = client::start(near, (), &Settings::default()).await.unwrap();
     tokio::task::spawn_local(driver);
     tunnel
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataKey, MetadataValue};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::csr;
@@ -27,10 +27,12 @@ pub struct CaConfig {
     /// Another name than the address's that the endpoint's certificate is to have.
     pub server_name: Option<String>,
     pub cluster: String,
+    /// Headers beside the token's and the cluster's.
+    pub headers: Vec<(String, String)>,
+    /// Wanted lifetime of a certificate.
+    pub lifetime: Duration,
 }
 
-/// Wanted lifetime of a certificate.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why no certificate came.
@@ -40,6 +42,8 @@ pub enum CaError {
     File { path: PathBuf, cause: std::io::Error },
     #[error("the token in {} is not printable text", .0.display())]
     Token(PathBuf),
+    #[error("ca.headers: {0:?} cannot be a header")]
+    Header(String),
     #[error("cannot reach the certificate authority at {address} (trusting {}): {}", root.display(), chain(cause))]
     Unreachable { address: String, root: PathBuf, cause: tonic::transport::Error },
     #[error("the certificate authority refuses: {}: {}", .0.code(), .0.message())]
@@ -106,7 +110,7 @@ impl CaClient {
             .map_err(unreachable)?;
         let mut request = tonic::Request::new(IstioCertificateRequest {
             csr,
-            validity_duration: i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX),
+            validity_duration: i64::try_from(config.lifetime.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(impersonating(identity)),
         });
         let bearer = format!("Bearer {}", Self::read(&config.token)?.trim());
@@ -114,6 +118,11 @@ impl CaClient {
         request.metadata_mut().insert("authorization", bearer);
         if let Ok(cluster) = MetadataValue::try_from(config.cluster.as_str()) {
             request.metadata_mut().insert("clusterid", cluster);
+        }
+        for (name, value) in &config.headers {
+            let name = MetadataKey::from_bytes(name.as_bytes()).map_err(|_| CaError::Header(name.clone()))?;
+            let value = MetadataValue::try_from(value).map_err(|_| CaError::Header(name.to_string()))?;
+            request.metadata_mut().insert(name, value);
         }
         let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await;
         Ok(answer.map_err(|status| CaError::Refused(Box::new(status)))?.into_inner().cert_chain)

@@ -135,6 +135,11 @@ impl World {
         exact.or_else(|| self.blocks.get(network)?.meant(ip, client_namespace))
     }
 
+    /// Whether the address itself, not only a block around it, is some service's.
+    pub fn is_virtual(&self, network: &str, ip: IpAddr) -> bool {
+        self.by_vip.get(&NetworkIp(network, ip)).is_some()
+    }
+
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.services.get(key)
     }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::ready::Gate;
+use crate::file::schema::xds::Mode;
 use crate::file::schema::{Node, Xds};
 use crate::model::{Store, World};
 use crate::task::Tasks;
@@ -46,9 +47,17 @@ fn config(node: &Node, istiod: &Xds) -> xds::Config {
             cluster: node.cluster.clone(),
             metadata: istiod.metadata.clone(),
         },
-        addresses: xds::Mode::Wildcard,
+        addresses: match istiod.mode {
+            Mode::Wildcard => xds::Mode::Wildcard,
+            Mode::OnDemand => xds::Mode::OnDemand,
+        },
         patience: PATIENCE,
     }
+}
+
+/// Where the data path asks, if it has to.
+pub(super) fn demand(istiod: &xds::Handle) -> Option<xds::Demand> {
+    istiod.demand.is_needed().then(|| istiod.demand.clone())
 }
 
 /// How long a connection waits for what istiod is asked for on demand.

@@ -22,7 +22,12 @@ pub(super) fn register(metrics: &Metrics, view: &View) {
         let rejections = "istio_crl_policy_rejections";
         add(Kind::Counter, rejections, "Peers refused and tunnels closed because of a revoked certificate", revoked);
         let untracked = "istio_crl_untracked_connections";
-        add(Kind::Counter, untracked, "Tunnels whose peers are not looked up again when the list changes", self::untracked);
+        add(
+            Kind::Counter,
+            untracked,
+            "Tunnels whose peers are not looked up again when the list changes",
+            self::untracked,
+        );
         add(Kind::Gauge, "mesh_crl_entries", "Serial numbers in the revocation list", crl_entries);
         add(Kind::Gauge, "mesh_crl_rejected", "1 while the revocation list as it is now is refused", crl_rejected);
     }

@@ -10,6 +10,7 @@ use crate::hbone::client::OpenError;
 use crate::hbone::head::BadHead;
 use crate::identity::{CertError, TlsFailure, TlsKind};
 use crate::model::{Denied, NoRoute};
+use crate::xds::NotAnswered;
 
 /// A failed connection.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,8 @@ pub(super) enum Error {
     UnknownWorkload,
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
+    #[error("asking for {key}: {cause}")]
+    NotAnswered { key: String, cause: NotAnswered },
     #[error("looking up {host}: {cause}")]
     Name { host: std::sync::Arc<str>, cause: io::Error },
     #[error(transparent)]
@@ -80,6 +83,7 @@ impl Error {
             | Self::UnknownWorkload
             | Self::NoRoute(_)
             | Self::Name { .. }
+            | Self::NotAnswered { .. }
             | Self::NoProxyDestination(_)
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{self, Role};
-use super::dial;
+use super::dial::{self, Seen};
 use super::error::{Error, outcome};
 use super::pod::Pod;
 use super::proxy_protocol::{self, Delivery};
@@ -54,7 +54,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
         Ok(open) => open,
         Err(error) => return refuse(Reporter::Destination, peer, dialled, &error.to_string()),
     };
-    let connection = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, server::start(tls)).await {
+    let connection = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, server::start(tls, &pod.habits.tunnels)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return refuse(Reporter::Destination, peer, Some(dialled), &Error::Http2(error).to_string()),
         Err(_) => return refuse(Reporter::Destination, peer, Some(dialled), "http2: the peer did not begin in time"),
@@ -143,6 +143,12 @@ struct Request {
 async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<Request, Error> {
     let authority = incoming.authority()?;
     let workload = pod.workload().await?;
+    if let Some(asker) = &pod.asker {
+        match authority {
+            Authority::Name(..) => asker.services(&workload).await?,
+            Authority::Address(_) => asker.labels(&pod.network, tunnel.peer.ip(), &workload).await,
+        }
+    }
     let world = pod.world();
     let asked = destination_port(&world, &workload, tunnel, &authority)?;
     let port = workload.tunnel_port().unwrap_or(asked);
@@ -159,7 +165,7 @@ async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<R
         peer: Peer { address: tunnel.peer, identity: tunnel.identity.clone() },
         target: SocketAddr::new(tunnel.dialled.ip(), port),
     };
-    let delivery = delivery(&world, &workload, tunnel, &authority)?;
+    let delivery = delivery(pod, &workload, tunnel, &authority)?;
     Ok(Request { authority, workload, service, question, delivery })
 }
 
@@ -180,17 +186,21 @@ fn answers_for(world: &World, workload: &Workload, tunnel: &Tunnel, ip: IpAddr) 
 }
 
 /// How the application gets the connection (protocol note, section 6.4).
-fn delivery(world: &World, workload: &Workload, tunnel: &Tunnel, authority: &Authority) -> Result<Delivery, Error> {
+fn delivery(pod: &Pod, workload: &Workload, tunnel: &Tunnel, authority: &Authority) -> Result<Delivery, Error> {
     if workload.app_tunnel.is_none_or(|tunnel| tunnel.protocol == AppTunnelProtocol::None) {
         return Ok(Delivery::FromClient(tunnel.peer));
     }
     let destination = match authority {
         Authority::Address(address) => Some(*address),
-        Authority::Name(host, port) => source::virtual_address(world, workload, host).map(|ip| (ip, *port).into()),
+        Authority::Name(host, port) => {
+            source::virtual_address(&pod.world(), workload, host).map(|ip| (ip, *port).into())
+        }
     };
     let destination = destination.ok_or_else(|| Error::NoProxyDestination(authority.to_string()))?;
     let identity = tunnel.identity.as_ref().map(Identity::uri);
-    Ok(Delivery::Announced(proxy_protocol::header(tunnel.peer, destination, identity)))
+    let header = proxy_protocol::header(tunnel.peer, destination, identity);
+    let seen = if pod.habits.application_loopback { Seen::Loopback } else { Seen::Client(tunnel.peer.ip()) };
+    Ok(Delivery::Announced(seen, header))
 }
 
 fn status(error: &Error) -> StatusCode {
@@ -205,7 +215,9 @@ fn status(error: &Error) -> StatusCode {
 
 fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, incoming: &Incoming) -> Ends {
     let world = pod.world();
-    let source = source::workload(&world, &pod.network, tunnel.peer.ip(), tunnel.identity.as_ref(), incoming.headers());
+    let nothing = HeaderMap::new();
+    let said = if pod.habits.response_baggage { incoming.headers() } else { &nothing };
+    let source = source::workload(&world, &pod.network, tunnel.peer.ip(), tunnel.identity.as_ref(), said);
     Ends {
         reporter: Reporter::Destination,
         src_addr: tunnel.peer,
@@ -254,8 +266,10 @@ async fn carry(
         }
     };
     record.application_socket(request.question.target, app.local_addr().ok());
-    let mut stream = incoming.accept(pod.baggage(&request.workload)).map_err(Error::Http2)?;
-    if let Delivery::Announced(header) = &request.delivery {
+    let mut stream = incoming
+        .accept(pod.baggage(&request.workload).filter(|_| pod.habits.response_baggage))
+        .map_err(Error::Http2)?;
+    if let Delivery::Announced(_, header) = &request.delivery {
         copy::say_first(&app, header).await?;
     }
     let denied = request.question.until_denied(&mut worlds);

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use crate::model::Workload;
+use crate::telemetry::lookups::Lookups;
 
 /// How long an answer is used. The machine's resolver does not tell how long it holds.
 const KEEP: Duration = Duration::from_secs(30);
@@ -19,8 +21,9 @@ const MOST: usize = 1024;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The names that one shard knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Names {
+    lookups: Lookups,
     known: RefCell<HashMap<Arc<str>, Answer>>,
 }
 
@@ -31,14 +34,29 @@ struct Answer {
 }
 
 impl Names {
+    pub(super) fn new(lookups: Lookups) -> Self {
+        Self { lookups, known: RefCell::default() }
+    }
+
     /// The addresses of `host`, if they are known.
     pub(super) fn known(&self, host: &str) -> Option<Vec<IpAddr>> {
         let known = self.known.borrow();
         known.get(host).filter(|answer| Instant::now() < answer.until).map(|answer| answer.addresses.clone())
     }
 
-    /// Asks for the addresses of `host`; afterwards they are known.
-    pub(super) async fn look_up(&self, host: &Arc<str>) -> Result<(), Error> {
+    /// Asks for the addresses of `host` on behalf of `source`; afterwards they are known.
+    pub(super) async fn look_up(&self, host: &Arc<str>, source: &Workload) -> Result<(), Error> {
+        self.lookups.count([
+            &source.workload_name,
+            &source.canonical_name,
+            &source.canonical_revision,
+            source.namespace(),
+            source.identity.uri(),
+            &source.canonical_name,
+            &source.canonical_revision,
+            &source.cluster,
+            host,
+        ]);
         let asking = tokio::net::lookup_host((&**host, 0));
         let failed = |cause| Error::Name { host: Arc::clone(host), cause };
         let found = match tokio::time::timeout(LIMIT, asking).await {

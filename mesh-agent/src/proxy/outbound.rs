@@ -12,7 +12,6 @@ use tokio::net::TcpStream;
 use super::copy::{self, Role, reset_on_close};
 use super::dial;
 use super::error::{Error, outcome};
-use super::names::Names;
 use super::pod::{Pod, TunnelKey};
 use super::record::{Ends, Record, Reporter, Security, refuse};
 use super::source::described;
@@ -78,18 +77,41 @@ struct Way {
 async fn begin(pod: &Pod, client: SocketAddr, original: OrigDst) -> Result<Way, Error> {
     let source = pod.workload().await?;
     let draw = fastrand::u64(..);
-    let ask = |names: &Names| {
-        let trip = Trip { source: &source, to: original, draw, names: &|host| names.known(host) };
-        route(&pod.world(), &trip)
-    };
-    let route = match ask(&pod.names) {
-        Err(NoRoute::Unresolved(host)) => {
-            pod.names.look_up(&host).await?;
-            ask(&pod.names)?
+    let trip = Trip { source: &source, to: original, draw, names: &|host| pod.names.known(host) };
+    if let Some(asker) = &pod.asker {
+        asker.address(&pod.network, original.0.ip()).await?;
+        if source.network != pod.network {
+            asker.address(&source.network, original.0.ip()).await?;
         }
-        route => route?,
+    }
+    let mut lacked = 0;
+    let route = loop {
+        let lack = match route(&pod.world(), &trip) {
+            Err(lack @ (NoRoute::Unresolved(_) | NoRoute::NoGateway { .. })) if lacked < LACKS => lack,
+            route => break route?,
+        };
+        lacked += 1;
+        if !supply(pod, &source, &lack).await? {
+            return Err(lack.into());
+        }
     };
     Ok(Way { client, original, source, route })
+}
+
+/// How many things a route may lack, one after the other: a waypoint, the entrance to its network, the address of its name.
+const LACKS: usize = 4;
+
+/// Gets what a route lacks, if there is a way to get it.
+async fn supply(pod: &Pod, source: &Workload, lack: &NoRoute) -> Result<bool, Error> {
+    if let NoRoute::Unresolved(host) = lack {
+        pod.names.look_up(host, source).await?;
+        return Ok(true);
+    }
+    if let (NoRoute::NoGateway { gateway, .. }, Some(asker)) = (lack, &pod.asker) {
+        asker.gateway(gateway).await?;
+        return Ok(true);
+    }
+    Ok(false)
 }
 
 /// What the record shows of a route.

@@ -39,6 +39,9 @@ async fn understand(pod: &Pod, tcp: &TcpStream, client: SocketAddr) -> Result<(A
         return Err(Error::SelfCall(target));
     }
     let workload = pod.workload().await?;
+    if let Some(asker) = &pod.asker {
+        asker.labels(&pod.network, client.ip(), &workload).await;
+    }
     let peer = Peer { address: client, identity: None };
     let question = Question { workload: Arc::clone(&workload.uid), peer, target };
     Ok((workload, question))

@@ -13,14 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::accept;
 use super::copy::Broken;
+use super::demand::Asker;
 use super::error::Error;
 use super::names::Names;
 use super::record::Books;
-use super::shard::{LocalPod, PodListeners};
+use super::shard::{Habits, LocalPod, PodListeners};
 use super::tunnels::Far;
 use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
-use crate::hbone::pool::{IDLE, Pool};
+use crate::hbone::pool::Pool;
 use crate::identity::{Certs, Credentials};
 use crate::model::addr::canonical;
 use crate::model::{Captured, Identity, NextHop, Workload, World};
@@ -55,6 +56,9 @@ pub(super) struct Pod {
     pub(super) books: Rc<Books>,
     pub(super) handshakes: Rc<Semaphore>,
     pub(super) names: Rc<Names>,
+    /// Where what is not known yet is asked for.
+    pub(super) asker: Option<Rc<Asker>>,
+    pub(super) habits: Habits,
     pub(super) tunnels: Pool<TunnelKey, Rc<Far>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -76,6 +80,8 @@ impl Pod {
             books: Rc::clone(&shared.books),
             handshakes: Rc::clone(&shared.handshakes),
             names: Rc::clone(&shared.names),
+            asker: shared.asker.clone(),
+            habits: shared.habits,
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),
@@ -114,7 +120,10 @@ impl Pod {
     }
 
     pub(super) fn world(&self) -> Arc<World> {
-        Arc::clone(&self.worlds.borrow())
+        match &self.asker {
+            None => Arc::clone(&self.worlds.borrow()),
+            Some(asker) => asker.world(),
+        }
     }
 
     /// Where the client of a captured connection wanted to go. Packets that the agent's programs capture are left as they
@@ -178,7 +187,7 @@ impl std::fmt::Debug for Pod {
 async fn sweep(pod: Rc<Pod>) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(SWEEP) => pod.tunnels.sweep(IDLE),
+            () = tokio::time::sleep(SWEEP) => pod.tunnels.sweep(pod.habits.tunnels.idle),
             () = pod.leaving.cancelled() => return,
         }
     }

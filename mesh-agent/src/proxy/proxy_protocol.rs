@@ -16,15 +16,15 @@ const LONGEST_IDENTITY: usize = 2048;
 pub(super) enum Delivery {
     /// As if the client itself had connected.
     FromClient(SocketAddr),
-    /// From loopback, after this header.
-    Announced(Vec<u8>),
+    /// From there, after this header.
+    Announced(Seen, Vec<u8>),
 }
 
 impl Delivery {
     pub(super) fn source(&self) -> Seen {
         match self {
             Self::FromClient(client) => Seen::Client(client.ip()),
-            Self::Announced(_) => Seen::Loopback,
+            Self::Announced(seen, _) => *seen,
         }
     }
 }

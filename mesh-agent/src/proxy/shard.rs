@@ -13,16 +13,20 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use super::demand::Asker;
 use super::names::Names;
 use super::pod::Pod;
 use super::record::Books;
 use crate::dns::lookup::PodName;
 use crate::dns::server::{self as dns, Life};
+use crate::hbone;
 use crate::identity::Certs;
 use crate::model::{PodSpec, World};
 use crate::sys::netns::Netns;
 use crate::sys::socket::netns_cookie;
 use crate::sys::thread;
+use crate::telemetry::lookups::Lookups;
+use crate::xds::Demand;
 
 /// How long connections may go on that came by a pod's former listeners, when it was enrolled anew.
 const SUPERSEDED: Duration = Duration::from_secs(3600);
@@ -54,7 +58,28 @@ pub struct Deps {
     pub network: Arc<str>,
     pub worlds: watch::Receiver<Arc<World>>,
     pub certs: Certs,
+    /// Where what is not known yet is asked for; none if everything is told without being asked for.
+    pub demand: Option<Demand>,
     pub dns: dns::Deps,
+    /// Host names that connections wait for.
+    pub lookups: Lookups,
+    pub habits: Habits,
+}
+
+/// What may be chosen of how connections are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Habits {
+    pub tunnels: hbone::Settings,
+    /// Whether a client is told whom it has reached, and what it says of itself is believed where nothing better is known.
+    pub response_baggage: bool,
+    /// Whether an application behind an application tunnel is reached by loopback.
+    pub application_loopback: bool,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self { tunnels: hbone::Settings::default(), response_baggage: true, application_loopback: true }
+    }
 }
 
 /// Handle on all shards. Clones share them.
@@ -88,6 +113,8 @@ pub(super) struct Shared {
     /// Handshakes that may go on at once: whoever is not authenticated yet gets a share of the shard, no more.
     pub(super) handshakes: Rc<Semaphore>,
     pub(super) names: Rc<Names>,
+    pub(super) asker: Option<Rc<Asker>>,
+    pub(super) habits: Habits,
 }
 
 impl Shards {
@@ -189,6 +216,7 @@ fn shard_is_gone() -> io::Error {
 }
 
 async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let asker = deps.demand.map(|demand| Rc::new(Asker::new(demand, deps.worlds.clone())));
     let (worlds, verdicts) = local_copies(deps.worlds);
     let shared = Shared {
         network: deps.network,
@@ -198,7 +226,9 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
         dns: Rc::new(dns::Shard::new(&deps.dns)),
         books,
         handshakes: Rc::new(Semaphore::new(HANDSHAKES)),
-        names: Rc::default(),
+        names: Rc::new(Names::new(deps.lookups)),
+        asker,
+        habits: deps.habits,
     };
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {

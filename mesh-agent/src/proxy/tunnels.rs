@@ -71,7 +71,8 @@ pub(super) async fn open_inside<'a>(
     let credentials = pod.credentials(&outer.source).await?;
     let tls = secure(&credentials, accepted, outer.next_hop.0.ip(), StreamIo::new(stream)).await?;
     let proven = Proven::to(&credentials, Side::Source, tls.get_ref().1.peer_certificates());
-    let (tunnel, driver) = hbone::client::start(tls, Far::new(proven.identity)).await.map_err(Error::Http2)?;
+    let (far, settings) = (Far::new(proven.identity), &pod.habits.tunnels);
+    let (tunnel, driver) = hbone::client::start(tls, far, settings).await.map_err(Error::Http2)?;
     pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, outer.next_hop));
     let (stream, headers) = tunnel.open(head().request()?).await?;
     Ok(Opened { stream, headers, far: Rc::clone(&tunnel.peer) })
@@ -86,7 +87,8 @@ async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Rc<Far>>, Er
     let proven = Proven::to(&credentials, Side::Source, tls.get_ref().1.peer_certificates());
     let ours = credentials.validity.not_after;
     let ends = proven.expires.map_or(ours, |theirs| theirs.min(ours));
-    let (tunnel, driver) = hbone::client::start(tls, Far::new(proven.identity)).await.map_err(Error::Http2)?;
+    let (far, settings) = (Far::new(proven.identity), &pod.habits.tunnels);
+    let (tunnel, driver) = hbone::client::start(tls, far, settings).await.map_err(Error::Http2)?;
     // Whoever has expired since has to prove itself anew.
     tunnel.end_at(Instant::now() + ends.duration_since(SystemTime::now()).unwrap_or_default());
     pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, key.next_hop));

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use mesh_common::abi::AGENT_MARK;
@@ -14,9 +15,37 @@ use tokio::io::unix::AsyncFd;
 /// Accept queue of a pod's listeners; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Keep-alive of application and outgoing sockets (protocol note, section 5.8).
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(180)).with_interval(Duration::from_secs(180)).with_retries(9);
+/// Keep-alive of application and outgoing sockets, as the process was told at its start.
+static KEEPALIVE: OnceLock<Option<TcpKeepalive>> = OnceLock::new();
+
+/// Probes on connections that say nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe, and between two; whole seconds.
+    pub time: Duration,
+    pub interval: Duration,
+    /// Unanswered probes before the connection counts as dead.
+    pub retries: u32,
+}
+
+impl Default for Keepalive {
+    /// Protocol note, section 5.8.
+    fn default() -> Self {
+        Self { time: Duration::from_secs(180), interval: Duration::from_secs(180), retries: 9 }
+    }
+}
+
+impl Keepalive {
+    fn option(self) -> TcpKeepalive {
+        TcpKeepalive::new().with_time(self.time).with_interval(self.interval).with_retries(self.retries)
+    }
+}
+
+/// Says what sockets from now on have; without, there are no probes. Only the first call counts, which is made before the
+/// first pod is served.
+pub fn keep_alive(how: Option<Keepalive>) {
+    KEEPALIVE.set(how.map(Keepalive::option)).ok();
+}
 
 /// Opens a listener on `port` of every address, v6 and v4 alike (v4 alone where v6 is off), in the thread's namespace.
 ///
@@ -116,7 +145,9 @@ fn new_socket(family_of: IpAddr) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_mark(AGENT_MARK)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    if let Some(keepalive) = KEEPALIVE.get_or_init(|| Some(Keepalive::default().option())) {
+        socket.set_tcp_keepalive(keepalive)?;
+    }
     Ok(socket)
 }
 

@@ -1,8 +1,16 @@
 //! What was asked for on demand (protocol note, section 1.8). Every key here is, or is about to be, subscribed.
 //!
-//! A key that was answered stays: the server goes on telling what becomes of it, so asking again needs no waiting. Keys of
+//! A name that was answered stays: the server goes on telling what becomes of it, so asking again needs no waiting. Names of
 //! which the server knows nothing cost it and us memory, and whoever can open connections can make them up: of those only
 //! the latest stay.
+//!
+//! A key that is an address is different: istiod answers it once, and from then on tells what becomes of the resources that
+//! it answered with, by their names. Of what comes to be at the address later it says nothing, and to a key that is
+//! subscribed already it gives no second answer. So an address is given up once it is answered, and is asked for anew.
+//!
+//! What is given up goes along with what is asked for, never alone, and never in the request that asks for the same again:
+//! to a request that leaves nothing subscribed, istiod answers with the removal of all that it has told. Where there is
+//! nothing to go along with, a name of nobody is asked for.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,6 +20,8 @@ const KEYS: usize = 100_000;
 const UNKNOWN: usize = 10_000;
 /// Longest key. The longest there are, of ServiceEntry endpoints, have a few hundred bytes.
 const LENGTH: usize = 2048;
+/// How names of nobody begin: a namespace cannot be called so.
+const NOBODY: &str = "-/";
 
 /// Keys with what is known about them.
 #[derive(Debug, Default)]
@@ -22,6 +32,8 @@ pub(super) struct Asked {
     /// Not sent yet.
     subscribe: Vec<Arc<str>>,
     unsubscribe: Vec<Arc<str>>,
+    /// Names of nobody that were asked for.
+    nobodies: u64,
 }
 
 /// What the server said about a key.
@@ -66,9 +78,12 @@ impl Asked {
         Asking::Waits
     }
 
-    /// Forgets a key, and tells the server so.
+    /// Forgets a key, and tells the server so if it was told of it.
     pub(super) fn drop(&mut self, key: &str) {
-        if let Some((key, _)) = self.keys.remove_entry(key) {
+        let Some((key, _)) = self.keys.remove_entry(key) else { return };
+        let before = self.subscribe.len();
+        self.subscribe.retain(|unsent| *unsent != key);
+        if self.subscribe.len() == before {
             self.unsubscribe.push(key);
         }
     }
@@ -85,6 +100,9 @@ impl Asked {
 
     /// Notes what a key leads to.
     pub(super) fn answer(&mut self, key: &Arc<str>, answer: Answer) {
+        if is_address(key) {
+            return self.drop(key);
+        }
         let before = self.keys.insert(Arc::clone(key), answer);
         if answer != Answer::Unknown || before == Some(Answer::Unknown) {
             return;
@@ -112,17 +130,33 @@ impl Asked {
         self.subscribe.extend(keys);
     }
 
+    /// Whether there is something to send. What is given up waits for company.
     pub(super) fn has_change(&self) -> bool {
-        !self.subscribe.is_empty() || !self.unsubscribe.is_empty()
+        !self.subscribe.is_empty()
     }
 
     /// Takes keys of about this many bytes from what is to be sent.
     pub(super) fn change(&mut self, budget: usize) -> Change {
         let mut left = budget;
-        let subscribe = take(&mut self.subscribe, &mut left);
+        let (again, mut fresh): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.subscribe).into_iter().partition(|key| self.unsubscribe.contains(key));
+        let mut subscribe = take(&mut fresh, &mut left);
         let unsubscribe = take(&mut self.unsubscribe, &mut left);
+        if subscribe.is_empty() {
+            self.nobodies += 1;
+            let nobody: Arc<str> = format!("{NOBODY}{}", self.nobodies).into();
+            subscribe.push(nobody.to_string());
+            self.unsubscribe.push(nobody);
+        }
+        // They come when what they were before has been given up.
+        self.subscribe = fresh.into_iter().chain(again).collect();
         Change { subscribe, unsubscribe }
     }
+}
+
+/// Whether a key is `<network>/<ip>`, and not a resource's name.
+pub(super) fn is_address(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(_, ip)| ip.parse::<std::net::IpAddr>().is_ok())
 }
 
 fn take(keys: &mut Vec<Arc<str>>, left: &mut usize) -> Vec<String> {
@@ -139,24 +173,58 @@ fn take(keys: &mut Vec<Arc<str>>, left: &mut usize) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Answer, Asked, Asking, Change, KEYS, LENGTH, UNKNOWN};
+    use super::{Answer, Asked, Asking, Change, KEYS, LENGTH, UNKNOWN, is_address};
 
     fn key(text: &str) -> Arc<str> {
         text.into()
     }
 
+    fn change(subscribe: &[&str], unsubscribe: &[&str]) -> Change {
+        let own = |keys: &[&str]| keys.iter().map(ToString::to_string).collect();
+        Change { subscribe: own(subscribe), unsubscribe: own(unsubscribe) }
+    }
+
     #[test]
     fn a_key_is_subscribed_once() {
         let mut asked = Asked::default();
-        assert_eq!(asked.ask("net/10.0.0.1"), Asking::Waits);
-        assert_eq!(asked.ask("net/10.0.0.1"), Asking::Waits);
-        assert_eq!(asked.change(1000).subscribe, ["net/10.0.0.1"]);
-        asked.answer(&key("net/10.0.0.1"), Answer::Unknown);
-        assert_eq!(asked.ask("net/10.0.0.1"), Asking::Answered);
-        assert_eq!(asked.key("net/10.0.0.1"), Some(key("net/10.0.0.1")), "it may be created");
-        asked.answer(&key("net/10.0.0.1"), Answer::Known);
-        assert_eq!((asked.key("net/10.0.0.1"), asked.key("net/10.0.0.2")), (None, None));
+        assert_eq!(asked.ask("shop/a"), Asking::Waits);
+        assert_eq!(asked.ask("shop/a"), Asking::Waits);
+        assert_eq!(asked.change(1000).subscribe, ["shop/a"]);
+        asked.answer(&key("shop/a"), Answer::Unknown);
+        assert_eq!(asked.ask("shop/a"), Asking::Answered);
+        assert_eq!(asked.key("shop/a"), Some(key("shop/a")), "it may be created");
+        asked.answer(&key("shop/a"), Answer::Known);
+        assert_eq!((asked.key("shop/a"), asked.key("shop/b")), (None, None));
         assert!(!asked.has_change());
+    }
+
+    #[test]
+    fn an_address_is_given_up_as_soon_as_it_is_answered() {
+        for answer in [Answer::Known, Answer::Unknown] {
+            for name in ["net/10.0.0.1", "/fd00::1"] {
+                let mut asked = Asked::default();
+                assert_eq!(asked.ask(name), Asking::Waits);
+                assert_eq!(asked.key(name), Some(key(name)));
+                assert_eq!(asked.change(1000), change(&[name], &[]));
+                asked.answer(&key(name), answer);
+                assert!(!asked.has_change(), "alone it is not given up");
+                assert_eq!(asked.ask(name), Asking::Waits, "what is there now may be gone, and another come");
+                assert_eq!(asked.change(1000), change(&["-/1"], &[name]));
+                assert_eq!(asked.change(1000), change(&[name], &["-/1"]));
+                asked.answer(&key(name), answer);
+                asked.ask("other");
+                assert_eq!(asked.change(1000), change(&["other"], &[name]), "it goes along");
+                assert!(!asked.has_change());
+            }
+        }
+    }
+
+    #[test]
+    fn resources_with_addresses_in_their_names_are_no_addresses() {
+        for name in ["c/networking.istio.io/ServiceEntry/ns/e/10.0.0.1", "c//Pod/ns/p", "ns/1.example", "10.0.0.1"] {
+            assert!(!is_address(name), "{name}");
+        }
+        assert!(is_address("/10.0.0.1") && is_address("net/::1"));
     }
 
     #[test]
@@ -167,12 +235,13 @@ mod tests {
         }
         asked.drop("c");
         asked.drop("d");
-        let change = |subscribe: &[&str], unsubscribe: &[&str]| Change {
-            subscribe: subscribe.iter().map(ToString::to_string).collect(),
-            unsubscribe: unsubscribe.iter().map(ToString::to_string).collect(),
-        };
         assert_eq!(asked.change(6), change(&["a", "b"], &[]));
-        assert_eq!(asked.change(6), change(&["c"], &["c"]));
+        assert!(!asked.has_change(), "c was given up before it was sent");
+        asked.ask("e");
+        asked.drop("a");
+        asked.ask("a");
+        assert_eq!(asked.change(6), change(&["e"], &["a"]));
+        assert_eq!(asked.change(6), change(&["a"], &[]), "not in the request that gives it up");
         assert!(!asked.has_change());
     }
 
@@ -185,8 +254,10 @@ mod tests {
         for number in 0..=UNKNOWN {
             let name = number.to_string();
             asked.ask(&name);
+            asked.change(usize::MAX);
             asked.answer(&key(&name), Answer::Unknown);
         }
+        asked.ask("something else");
         assert_eq!(asked.change(usize::MAX).unsubscribe, ["0"]);
         assert_eq!(
             (asked.ask("found"), asked.ask("1"), asked.ask("0")),

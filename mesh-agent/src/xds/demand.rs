@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::asked::Asking;
+use super::asked::{Asking, is_address};
 use super::session::{Mode, Session};
 
 /// Questions that the client has not looked at yet; more of them wait at the door.
 const QUEUE: usize = 256;
 /// Most keys that somebody waits for.
 const WAITING: usize = 10_000;
+/// How long an answer about an address is believed. Without a stream there is none better: then it is believed on.
+const FRESH: Duration = Duration::from_secs(1);
+/// Most such answers.
+const ANSWERS: usize = 10_000;
 
 /// A handle for asking. Clones ask the same client.
 #[derive(Clone, Debug)]
@@ -48,6 +52,11 @@ impl Demand {
         (Self { mode, door, patience }, questions)
     }
 
+    /// Whether anything has to be asked for.
+    pub fn is_needed(&self) -> bool {
+        self.mode == Mode::OnDemand
+    }
+
     /// Waits until what the key leads to has been applied, if it leads anywhere: then what is held says all there is to
     /// know about it. Keys are `<network>/<ip>`, `<namespace>/<hostname>`, uids of workloads. Where everything is
     /// subscribed there is nothing to wait for.
@@ -65,15 +74,43 @@ impl Demand {
     }
 }
 
-/// Those who wait, by key.
+#[cfg(test)]
+impl Demand {
+    /// One whose questions are answered by `answer`; it leaves those unanswered of which it knows nothing.
+    pub fn answered_by(
+        patience: Duration,
+        mut answer: impl FnMut(&str) -> Option<Result<(), NotAnswered>> + Send + 'static,
+    ) -> Self {
+        let (demand, mut questions) = Self::new(Mode::OnDemand, patience);
+        tokio::spawn(async move {
+            let mut unanswered = Vec::new();
+            while let Some(question) = questions.recv().await {
+                match answer(&question.key) {
+                    Some(what) => tell(question.answer, what),
+                    None => unanswered.push(question),
+                }
+            }
+        });
+        demand
+    }
+}
+
+/// Those who wait, by key, and the answers about addresses that need not be asked for again yet.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(HashMap<Arc<str>, Vec<Answer>>);
+pub(super) struct Waiting {
+    keys: HashMap<Arc<str>, Vec<Answer>>,
+    addresses: HashMap<Arc<str>, Instant>,
+}
 
 impl Waiting {
     /// Asks for a key on somebody's behalf.
     pub(super) fn ask(&mut self, Question { key, answer }: Question, session: &mut Session) {
         if answer.is_closed() {
             return;
+        }
+        let answered = self.addresses.get(&key);
+        if answered.is_some_and(|at| at.elapsed() < FRESH || !session.is_open()) {
+            return tell(answer, Ok(()));
         }
         match session.subscribe(&key) {
             Asking::Waits => self.add(key, answer),
@@ -83,22 +120,36 @@ impl Waiting {
     }
 
     fn add(&mut self, key: Arc<str>, answer: Answer) {
-        if let Some(others) = self.0.get_mut(&key) {
+        if let Some(others) = self.keys.get_mut(&key) {
             others.retain(|other| !other.is_closed());
             return others.push(answer);
         }
-        if self.0.len() >= WAITING {
-            self.0.retain(|_, answers| answers.iter().any(|answer| !answer.is_closed()));
+        if self.keys.len() >= WAITING {
+            self.keys.retain(|_, answers| answers.iter().any(|answer| !answer.is_closed()));
         }
-        if self.0.len() >= WAITING {
+        if self.keys.len() >= WAITING {
             return tell(answer, Err(NotAnswered::TooMany));
         }
-        self.0.insert(key, vec![answer]);
+        self.keys.insert(key, vec![answer]);
     }
 
     /// Ends the waiting for these.
     pub(super) fn answer(&mut self, keys: &[Arc<str>]) {
-        keys.iter().filter_map(|key| self.0.remove(key)).flatten().for_each(|answer| tell(answer, Ok(())));
+        for key in keys {
+            self.keys.remove(key).into_iter().flatten().for_each(|answer| tell(answer, Ok(())));
+            if is_address(key) {
+                self.remember(key);
+            }
+        }
+    }
+
+    fn remember(&mut self, key: &Arc<str>) {
+        if self.addresses.len() >= ANSWERS {
+            self.addresses.retain(|_, at| at.elapsed() < FRESH);
+        }
+        if self.addresses.len() < ANSWERS {
+            self.addresses.insert(Arc::clone(key), Instant::now());
+        }
     }
 }
 

@@ -147,6 +147,11 @@ impl Session {
         self.kinds.of_mut(Kind::Address).asked.drop(key);
     }
 
+    /// Whether there is a stream.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.kinds.of(Kind::Address).stage, Stage::Closed)
+    }
+
     /// How many answers to responses wait to be sent.
     pub fn unsent(&self) -> usize {
         self.answers.len()

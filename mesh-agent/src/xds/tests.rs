@@ -317,7 +317,7 @@ async fn on_demand_a_connection_waits_for_its_answer() {
         let mut message = response(Kind::Address, "n", &[], &[]);
         message.resources.push(super::session::tests::encoded(Kind::Address, "uid", "1", "w", &["net/10.0.0.1"]));
         call.send(message).await;
-        call.request().await;
+        assert_eq!(call.request().await.response_nonce, "n");
     };
     let ((answer, pages), ()) = tokio::join!(asking, serving);
     assert_eq!((answer, pages), (Ok(()), vec!["uid=w".to_owned()]), "applied before anybody goes on");
@@ -329,6 +329,23 @@ async fn on_demand_a_connection_waits_for_its_answer() {
     };
     let (answer, ()) = tokio::join!(demand.wanted("net/10.0.0.2"), serving);
     assert_eq!(answer, Ok(()), "that there is none is an answer");
+    assert_eq!(call.request().await.response_nonce, "m");
+
+    // An answer is believed for a moment; and longer when there is nobody to ask.
+    sleep(Duration::from_millis(1100)).await;
+    let serving = async {
+        assert_eq!(call.request().await.resource_names_unsubscribe, ["net/10.0.0.2"]);
+        assert_eq!(call.request().await.resource_names_subscribe, ["net/10.0.0.2"]);
+        call.send(response(Kind::Address, "o", &["late=1=x"], &["net/10.0.0.2"])).await;
+    };
+    let (answer, ()) = tokio::join!(demand.wanted("net/10.0.0.2"), serving);
+    assert_eq!((answer, shelf.pages().len()), (Ok(()), 2));
+    call.fail(GrpcStatus::unavailable("gone")).await;
+    drop(istiod);
+    sleep(Duration::from_millis(1100)).await;
+    let start = std::time::Instant::now();
+    assert_eq!(demand.wanted("net/10.0.0.2").await, Ok(()));
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

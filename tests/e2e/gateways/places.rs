@@ -96,7 +96,11 @@ fn named(lab: &Lab) -> Result<()> {
         ("dst.hbone_addr", ""),
         ("error", ""),
     ];
-    fields(&line, &expected)
+    fields(&line, &expected)?;
+    let labels = ["hostname=\"localhost\"", "source_workload=\"client\""];
+    let count = lab.agent("n1").metric("istio_on_demand_dns_total", &labels)?;
+    ensure!((count - 1.0).abs() < 0.5, "the look-up counts as {count}");
+    Ok(())
 }
 
 fn unknown_name(lab: &Lab) -> Result<()> {

@@ -145,8 +145,7 @@ fn client(lab: &Lab) -> Result<()> {
     let news = lab.agent("n2").log().from_now();
     refused(lab, "alice")?;
     news.wait(PATIENCE, |line| line.error() == "tls: the peer's certificate was revoked by its authority")?;
-    let closed =
-        count(lab, "n2", "istio_tcp_connections_failed_total", &[FLAG, "reporter=\"destination\""])?;
+    let closed = count(lab, "n2", "istio_tcp_connections_failed_total", &[FLAG, "reporter=\"destination\""])?;
     let rejections = count(lab, "n2", "istio_crl_policy_rejections_total", &["reporter=\"destination\""])?;
     ensure!(closed == 1 && rejections >= 2, "{closed} connections and {rejections} rejections are counted");
     revoke(lab, "n2", &[])?;

@@ -1,8 +1,12 @@
 //! Whom the agent talks to on its own behalf: the authority, the CNI agent.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
+
+use super::super::duration;
 
 /// Where the certificate authority is.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -16,6 +20,12 @@ pub struct Ca {
     pub server_name: Option<String>,
     /// File with the authority's revocation lists, PEM or DER.
     pub crl: Option<PathBuf>,
+    /// Further headers.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Wanted lifetime of certificates.
+    #[serde(default = "lifetime", deserialize_with = "duration::deserialize")]
+    pub lifetime: Duration,
 }
 
 /// Where the CNI agent hands over its pods.
@@ -35,6 +45,10 @@ fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D:
     Err(serde::de::Error::custom(format!(
         "{address:?} is not of the form https://host:port (the node's token must not be sent in clear)"
     )))
+}
+
+fn lifetime() -> Duration {
+    Duration::from_secs(24 * 3600)
 }
 
 fn zds_socket() -> PathBuf {

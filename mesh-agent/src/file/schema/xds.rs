@@ -14,6 +14,9 @@ use super::name;
 pub struct Xds {
     /// `https://host:port`; `http://` only with `plaintext`.
     pub address: String,
+    /// How much of the mesh it is to tell.
+    #[serde(default)]
+    pub mode: Mode,
     /// PEM file with the trust anchors of that endpoint's certificate; default the authority's.
     pub root: Option<PathBuf>,
     /// File with the bearer token; default the authority's.
@@ -35,6 +38,17 @@ pub struct Xds {
     /// Further headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+}
+
+/// What of the mesh is subscribed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// All of it.
+    #[default]
+    Wildcard,
+    /// What connections need, when they need it.
+    OnDemand,
 }
 
 fn pod() -> String {

@@ -114,6 +114,17 @@ fn mistakes() {
 }
 
 #[test]
+fn names_need_the_whole_mesh() {
+    let read = |dns: &str| {
+        let xds = format!("  name: n1\n  xds: {{address: 'https://i:15012', mode: on_demand}}\n{dns}");
+        read(&NODE.replace("  name: n1\n", &xds))
+    };
+    assert!(read("  dns: {capture: false}\n").is_ok());
+    let error = read("").unwrap_err();
+    assert!(error.contains("node.xds.mode on_demand needs node.dns.capture false"), "{error}");
+}
+
+#[test]
 fn the_cni_agents_socket() {
     let zds = |written: &str| {
         let text = NODE.replace("  name: n1\n", &format!("  name: n1\n{written}"));

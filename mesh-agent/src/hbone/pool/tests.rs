@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::Pool;
 use crate::hbone::client::{self, Tunnel};
 use crate::hbone::head::Connect;
-use crate::hbone::server;
 use crate::hbone::stream::Stream;
+use crate::hbone::{Settings, server};
 
 type Tunnels = Pool<&'static str, usize, &'static str>;
 
@@ -46,9 +46,9 @@ impl Dialer {
             spawn_local(async move {
                 let kept = RefCell::new(Vec::new());
                 let keep = |incoming: server::Incoming| kept.borrow_mut().push(incoming.accept(None).unwrap());
-                server::serve(server::start(far).await?, this.leaving, keep).await
+                server::serve(server::start(far, &Settings::default()).await?, this.leaving, keep).await
             });
-            let (tunnel, driver) = client::start(near, nth).await.unwrap();
+            let (tunnel, driver) = client::start(near, nth, &Settings::default()).await.unwrap();
             spawn_local(driver);
             Ok(tunnel)
         }

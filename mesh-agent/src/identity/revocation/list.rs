@@ -161,9 +161,10 @@ impl<'a> Signed<'a> {
     fn by(&self, key: &[u8]) -> bool {
         let Ok((rest, kind)) = Any::from_der(key) else { return false };
         let Some(key) = bits(rest) else { return false };
-        let mut fitting = algorithms().all.iter().filter(|one| {
-            *one.signature_alg_id() == *self.algorithm && *one.public_key_alg_id() == *kind.data
-        });
+        let mut fitting = algorithms()
+            .all
+            .iter()
+            .filter(|one| *one.signature_alg_id() == *self.algorithm && *one.public_key_alg_id() == *kind.data);
         fitting.any(|one| one.verify_signature(key, self.message, self.signature).is_ok())
     }
 }

@@ -22,10 +22,11 @@ use crate::model::world::Place;
 use crate::model::{Captured, Identity, PodNetns, PodSpec, Programs, Workload, World};
 use crate::pods::capture::{Capture, CaptureError, Enrolled};
 use crate::proxy::record::Books;
-use crate::proxy::shard::{Deps, PodListeners, Shards, Threads};
+use crate::proxy::shard::{Deps, Habits, PodListeners, Shards, Threads};
 use crate::sys::netns::Netns;
 use crate::task::Tasks;
 use crate::telemetry::dns::Names;
+use crate::telemetry::lookups::Lookups;
 use crate::telemetry::metrics::Metrics;
 
 /// The listeners that were once opened for a pod.
@@ -190,7 +191,15 @@ impl Node {
         let traffic = Metrics::new("0").traffic().clone();
         let books = move |shard| Books::new(shard, traffic.table(), None);
         let dns = dns::server::Deps { settings: Arc::new(dns::Settings::default()), metrics: Names::default() };
-        let deps = Deps { network: "".into(), worlds, certs, dns };
+        let deps = Deps {
+            network: "".into(),
+            worlds,
+            certs,
+            demand: None,
+            dns,
+            lookups: Lookups::default(),
+            habits: Habits::default(),
+        };
         let (shards, threads) = Shards::start(1, &deps, books).unwrap();
         let (paper, stop) = (Arc::new(paper), CancellationToken::new());
         let desired = watch::Sender::new(Arc::new(desired.to_vec()));

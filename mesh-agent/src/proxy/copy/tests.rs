@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Broken, Count, LARGEST, Role, SMALLEST, next_size, relay, tunnel};
 use crate::hbone::client::{self, Tunnel};
 use crate::hbone::head::Connect;
-use crate::hbone::{STREAM_WINDOW, server};
+use crate::hbone::{STREAM_WINDOW, Settings, server};
 
 /// Buffers of the kernel, in each direction of each socket; it doubles them for its own needs.
 const KERNEL: u32 = 64 << 10;
@@ -105,7 +105,12 @@ impl Path {
                 let (here, there) = tokio::io::duplex(64 << 10);
                 spawn_local(async move {
                     let accept = |incoming: server::Incoming| give.send(incoming.accept(None).unwrap()).unwrap();
-                    server::serve(server::start(there).await.unwrap(), CancellationToken::new(), accept).await
+                    server::serve(
+                        server::start(there, &Settings::default()).await.unwrap(),
+                        CancellationToken::new(),
+                        accept,
+                    )
+                    .await
                 });
                 let onward = carry(near, here).await;
                 let mut stream = take.recv().await.unwrap();
@@ -136,7 +141,7 @@ impl Path {
 
 /// The client's agent, with a tunnel of its own over `io`.
 async fn carry(tcp: TcpStream, io: DuplexStream) -> Agent {
-    let (tunnel_, driver): (Tunnel<()>, _) = client::start(io, ()).await.unwrap();
+    let (tunnel_, driver): (Tunnel<()>, _) = client::start(io, (), &Settings::default()).await.unwrap();
     spawn_local(driver);
     let connect = Connect {
         authority: "10.0.0.1:80".to_owned(),

@@ -127,6 +127,9 @@ impl Server {
             assert!(request.resource_names_subscribe.is_empty() && request.initial_resource_versions.is_empty());
             return;
         }
+        let gives_up = |name: &String| request.resource_names_unsubscribe.contains(name);
+        let something = request.resource_names_subscribe.iter().any(|name| !gives_up(name));
+        assert!(watch.is_none() || something, "istiod would answer that everything has gone");
         let listed = request.initial_resource_versions;
         let new: Vec<String> = request.resource_names_subscribe.into_iter().chain(listed.keys().cloned()).collect();
         let first = watch.is_none();
