@@ -43,7 +43,7 @@ use crate::pods::listeners::Names;
 use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
-use crate::sys::{caps, limits, memory, signal};
+use crate::sys::{caps, kernel, limits, memory, signal};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::telemetry::log::Log;
@@ -79,6 +79,7 @@ pub(crate) struct View {
 /// Runs the node agent until SIGTERM or SIGINT.
 pub fn run(path: &Path, log: Log) -> anyhow::Result<()> {
     caps::require_root()?;
+    kernel::require()?;
     limits::raise_open_files();
     // Watched before it is read, so that no edit falls between.
     let edits = file::watch::changes(path);
