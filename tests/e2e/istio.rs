@@ -6,14 +6,20 @@
 //! | [`echo`] | Istio's echo client and server as foreign ends of a tunnel |
 //! | [`discovery`] | Kubernetes objects become resources, and cease to be |
 //! | [`mesh`] | agents whose mesh is istiod's: objects take effect in traffic |
+//! | [`endpoints`] | machines outside Kubernetes; pods that are deleted |
+//! | [`away`] | istiod is not there for a while |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
+//! | [`support`] | changes and their effect, and a load that must not fail |
 
+mod away;
 mod certificates;
 mod csr;
 mod discovery;
 mod echo;
+mod endpoints;
 mod grpc;
 mod mesh;
+mod support;
 mod xds;
 
 use mesh_e2e::{Pod, Service, Topology, kube};
@@ -40,7 +46,9 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("mesh_services", &MESH, mesh::services).limit(LIMIT),
     Case::shared("mesh_trap_13_waypoint_that_is_not_there", &MESH, mesh::waypoint_that_is_not_there).limit(LIMIT),
     Case::shared("mesh_config_dump", &MESH, mesh::config_dump).limit(LIMIT),
-    Case::fresh("mesh_istiod_away_under_load", of_istiod, mesh::istiod_away_under_load).limit(LIMIT),
+    Case::shared("mesh_virtual_machine", &MESH, endpoints::virtual_machine).limit(LIMIT),
+    Case::fresh("mesh_pods_deleted", twins, endpoints::pods_deleted).limit(LIMIT),
+    Case::fresh("mesh_istiod_away_under_load", of_istiod, away::under_load).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];
@@ -56,12 +64,24 @@ fn topology() -> Topology {
     pods().kubernetes(kube::Settings::new())
 }
 
-/// Two nodes, pods of every kind, and a service.
+/// A service with two pods.
+fn twins() -> Topology {
+    let twin = |name| Pod::new(name, "n2").namespace("shop").label("app", "twin");
+    Topology::new()
+        .pod(Pod::new("client", "n1"))
+        .pod(twin("first"))
+        .pod(twin("second"))
+        .service(Service::new("twins").namespace("shop").port(80, 8080).selects("app", "twin"))
+        .kubernetes(kube::Settings::new().mesh_from_istiod())
+}
+
+/// Two nodes, pods of every kind, a machine outside Kubernetes, and a service.
 fn pods() -> Topology {
     Topology::new()
         .pod(Pod::new("client", "n1").label("app", "client"))
         .pod(Pod::new("plain", "n1").plain())
         .pod(Pod::new("stranger", "n1").unknown())
+        .pod(Pod::new("machine", "n2").namespace("shop").unknown())
         .pod(Pod::new("server", "n2").namespace("shop").label("app", "server").label("version", "v2"))
         .service(Service::new("web").namespace("shop").port(80, 8080).selects("app", "server"))
 }
