@@ -8,6 +8,7 @@
 //! | [`mesh`] | agents whose mesh is istiod's: objects take effect in traffic |
 //! | [`endpoints`] | machines outside Kubernetes; pods that are deleted |
 //! | [`away`] | istiod is not there for a while |
+//! | [`rotation`] | another root of trust |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
 //! | [`support`] | changes and their effect, and a load that must not fail |
 
@@ -19,6 +20,7 @@ mod echo;
 mod endpoints;
 mod grpc;
 mod mesh;
+mod rotation;
 mod support;
 mod xds;
 
@@ -49,6 +51,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("mesh_virtual_machine", &MESH, endpoints::virtual_machine).limit(LIMIT),
     Case::fresh("mesh_pods_deleted", twins, endpoints::pods_deleted).limit(LIMIT),
     Case::fresh("mesh_istiod_away_under_load", of_istiod, away::under_load).limit(LIMIT),
+    Case::fresh("mesh_root_rotation", plugged_in, rotation::without_a_break).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];
@@ -58,6 +61,11 @@ static MESH: Fixture = Fixture { name: "mesh of istiod", topology: of_istiod };
 
 fn of_istiod() -> Topology {
     pods().kubernetes(kube::Settings::new().mesh_from_istiod())
+}
+
+/// The same with an authority of the operator's own and certificates that are renewed every few seconds.
+fn plugged_in() -> Topology {
+    pods().certificate_ttl("20s").kubernetes(kube::Settings::new().mesh_from_istiod().plugged_in("first root"))
 }
 
 fn topology() -> Topology {

@@ -334,7 +334,7 @@ impl Lab {
         self.authority.allow(&allowed.collect::<Vec<_>>())?;
         for node in &self.nodes {
             let ca = match &self.kube {
-                Some(kube) => kube.ca(&node.name),
+                Some(kube) => kube.ca(&node.name, &self.settings.certificate_ttl),
                 None => self.authority.for_node(&node.name)?,
             };
             let mut settings = node.settings(&self.settings, ca);

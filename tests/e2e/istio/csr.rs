@@ -1,6 +1,7 @@
 //! Asking istiod for a certificate as a node proxy does (protocol note, section 4), by hand.
 
 use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use mesh_e2e::{Lab, authority};
@@ -84,7 +85,9 @@ fn request(
 
 fn written(lab: &Lab, name: &str, issued: &Issued) -> Result<authority::Issued> {
     let [chain @ .., roots] = issued.chain.as_slice() else { anyhow::bail!("an empty chain") };
-    let file = |end: &str| lab.directory().join(format!("{name}.{end}"));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let file = |end: &str| lab.directory().join(format!("{name}-{count}.{end}"));
     let files = authority::Issued { certificate: file("pem"), key: file("key"), root: file("root") };
     fs::write(&files.certificate, chain.concat())?;
     fs::write(&files.key, &issued.key)?;

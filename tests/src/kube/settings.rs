@@ -16,6 +16,8 @@ pub struct Settings {
     pub(super) network: Option<String>,
     pub(crate) mesh_from: MeshFrom,
     pub(super) tools: Option<Tools>,
+    /// The name of the first root of a plugged-in authority.
+    pub(super) plugged_in: Option<String>,
 }
 
 /// Who tells the agents of the mesh.
@@ -44,6 +46,13 @@ impl Settings {
     #[must_use]
     pub fn mesh_from_istiod(mut self) -> Self {
         self.mesh_from = MeshFrom::Istiod;
+        self
+    }
+
+    /// istiod's authority is an intermediate one under this root, by the secret `cacerts`.
+    #[must_use]
+    pub fn plugged_in(mut self, root: &str) -> Self {
+        self.plugged_in = Some(root.to_owned());
         self
     }
 
