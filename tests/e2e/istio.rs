@@ -50,7 +50,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("mesh_config_dump", &MESH, mesh::config_dump).limit(LIMIT),
     Case::shared("mesh_virtual_machine", &MESH, endpoints::virtual_machine).limit(LIMIT),
     Case::fresh("mesh_pods_deleted", twins, endpoints::pods_deleted).limit(LIMIT),
-    Case::fresh("mesh_istiod_away_under_load", of_istiod, away::under_load).limit(LIMIT),
+    Case::fresh("mesh_istiod_away_under_load", renewing, away::half_a_minute).limit(LIMIT),
+    Case::fresh("mesh_istiod_away_for_ten_minutes", renewing_seldom, away::ten_minutes).limit(1200).only_when_named(),
     Case::fresh("mesh_root_rotation", plugged_in, rotation::without_a_break).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
@@ -61,6 +62,16 @@ static MESH: Fixture = Fixture { name: "mesh of istiod", topology: of_istiod };
 
 fn of_istiod() -> Topology {
     pods().kubernetes(kube::Settings::new().mesh_from_istiod())
+}
+
+/// The same with certificates that are renewed 16 to 20 seconds after they were issued.
+fn renewing() -> Topology {
+    of_istiod().certificate_ttl("40s")
+}
+
+/// And 7 to 9 minutes after; connections are not logged, which would fill the memory.
+fn renewing_seldom() -> Topology {
+    of_istiod().certificate_ttl("18m").log("info,access=off")
 }
 
 /// The same with an authority of the operator's own and certificates that are renewed every few seconds.
