@@ -8,6 +8,7 @@
 //! | [`mesh`] | agents whose mesh is istiod's: objects take effect in traffic |
 //! | [`endpoints`] | machines outside Kubernetes; pods that are deleted |
 //! | [`away`] | istiod is not there for a while |
+//! | [`networks`] | tunnels in tunnels to another network, as istiod tells of it |
 //! | [`rotation`] | another root of trust |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
 //! | [`support`] | changes and their effect, and a load that must not fail |
@@ -20,6 +21,7 @@ mod echo;
 mod endpoints;
 mod grpc;
 mod mesh;
+mod networks;
 mod rotation;
 mod support;
 mod xds;
@@ -53,12 +55,17 @@ pub(crate) const CASES: &[Case] = &[
     Case::fresh("mesh_istiod_away_under_load", renewing, away::half_a_minute).limit(LIMIT),
     Case::fresh("mesh_istiod_away_for_ten_minutes", renewing_seldom, away::ten_minutes).limit(1200).only_when_named(),
     Case::fresh("mesh_root_rotation", plugged_in, rotation::without_a_break).limit(LIMIT),
+    Case::shared("mesh_another_network", &NETWORKS, networks::another).limit(LIMIT),
+    Case::shared("istios_client_through_a_gateway", &NETWORKS, networks::istios_client).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];
 
 /// The same, and the agents' mesh is what istiod says.
 static MESH: Fixture = Fixture { name: "mesh of istiod", topology: of_istiod };
+
+/// A network of istiod's, and another one.
+static NETWORKS: Fixture = Fixture { name: "networks of istiod", topology: east_and_west };
 
 fn of_istiod() -> Topology {
     pods().kubernetes(kube::Settings::new().mesh_from_istiod())
@@ -103,6 +110,21 @@ fn pods() -> Topology {
         .pod(Pod::new("machine", "n2").namespace("shop").unknown())
         .pod(Pod::new("server", "n2").namespace("shop").label("app", "server").label("version", "v2"))
         .service(Service::new("web").namespace("shop").port(80, 8080).selects("app", "server"))
+}
+
+/// `n1` is on istiod's own network, `east`. `n2` stands for a cluster on the network `west`: its control plane is its file, and
+/// its pods are known to Kubernetes for their certificates alone, since both clusters have one root of trust.
+fn east_and_west() -> Topology {
+    let gateway = Pod::new("gateway", "n2").namespace("istio-system").service_account("west-istio-remote");
+    Topology::new()
+        .network("n1", "east")
+        .network("n2", "west")
+        .pod(Pod::new("client", "n1"))
+        .pod(Pod::new("plain", "n1").plain())
+        .pod(Pod::new("far", "n2").namespace("shop").service_account("server"))
+        .pod(gateway.plain())
+        .service(Service::new("web").namespace("shop").port(80, 8080).selects("app", "server"))
+        .kubernetes(kube::Settings::new().network("east").mesh_from_istiod_for("n1"))
 }
 
 /// The same on a network that has a name, and may know of others.

@@ -37,6 +37,11 @@ impl EchoClient {
         Self { pod: pod.to_owned(), way: format!("--hbone={tunnel}"), credentials: Vec::new() }
     }
 
+    /// The same, with a tunnel inside the first.
+    pub(super) fn double(pod: &str, gateway: SocketAddr) -> Self {
+        Self { way: format!("--double-hbone={gateway}"), ..Self::new(pod, gateway) }
+    }
+
     pub(super) fn proven_by(mut self, issued: &Issued) -> Self {
         self.credentials =
             vec![("--hbone-client-cert", issued.certificate.clone()), ("--hbone-client-key", issued.key.clone())];
