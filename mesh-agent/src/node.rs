@@ -201,6 +201,7 @@ fn authority(node: &Node) -> CaConfig {
         token: node.ca.token.clone(),
         server_name: node.ca.server_name.clone(),
         cluster: node.cluster.clone(),
+        lifetime: node.ca.certificate_ttl,
     }
 }
 

@@ -34,6 +34,7 @@
 //! | `keys` | the API server's certificate, its administrator |
 //! | [`daemon`] | one program: folder, log, pid file, start and stop |
 //! | [`api`], [`istiod`] | the programs |
+//! | [`cacerts`] | roots of an operator's own for istiod's authority |
 //! | [`kubectl`] | applying, deleting, asking |
 //! | `objects`, `kubelet`, `tokens` | what a kubelet and its tokens would be |
 //! | `door` | the way in from the machine's own network namespace |
@@ -52,6 +53,7 @@ use crate::topology::{Pod, Service};
 use crate::world::World;
 
 pub mod api;
+pub mod cacerts;
 pub mod daemon;
 mod door;
 mod ground;
@@ -65,6 +67,7 @@ mod tokens;
 pub mod tools;
 
 pub use api::Api;
+pub use cacerts::Root;
 pub use daemon::Daemon;
 pub(crate) use ground::Ground;
 pub use ground::NAME as HOST;
@@ -88,6 +91,7 @@ pub struct Kube {
     api: Api,
     ground: Ground,
     nodes: Vec<(String, [IpAddr; 2])>,
+    root: Option<Root>,
 }
 
 impl Kube {
@@ -102,14 +106,20 @@ impl Kube {
         let kubectl = api.kubectl();
         define(kubectl, &ground)?;
         kubectl.apply(&objects::root_namespace(settings.network.as_deref()).to_string())?;
-        let istiod = Istiod::start(&ground, settings, trust_domain)?;
+        let istiod = Istiod::new(&ground, settings, trust_domain)?;
+        let root = settings.plugged_in.as_deref().map(Root::new).transpose()?;
+        if let Some(root) = &root {
+            cacerts::apply(kubectl, root, &[root])?;
+            cacerts::mount(kubectl, istiod.directory())?;
+        }
+        istiod.launch()?;
         let hosts: Vec<_> = nodes.iter().map(|(name, addresses)| (name.as_str(), *addresses)).collect();
         kubelet::populate(kubectl, &hosts, world).context("the lab's nodes and pods, in Kubernetes")?;
         let names: Vec<_> = hosts.iter().map(|(name, _)| *name).collect();
         let tokens = Tokens::start(kubectl, ground.file("tokens"), &names).context("the agents' tokens")?;
         istiod.wait_published(kubectl)?;
         let door = door::open(&ground.host, Api::address())?;
-        Ok(Self { tokens, door, istiod, api, ground, nodes })
+        Ok(Self { tokens, door, istiod, api, ground, nodes, root })
     }
 
     /// The API server, its store and its controllers.
@@ -119,6 +129,24 @@ impl Kube {
 
     pub fn istiod(&self) -> &Istiod {
         &self.istiod
+    }
+
+    /// The root with which a plugged-in authority started.
+    pub fn first_root(&self) -> Option<&Root> {
+        self.root.as_ref()
+    }
+
+    /// Changes the secret `cacerts` and istiod's files of it: an authority under `signing`, whose certificate this gives, and
+    /// `trusted` as all the roots. istiod takes other roots over when it is started again.
+    pub fn plug_in(&self, signing: &Root, trusted: &[&Root]) -> Result<String> {
+        let authority = cacerts::apply(self.kubectl(), signing, trusted)?;
+        cacerts::mount(self.kubectl(), self.istiod.directory())?;
+        Ok(authority)
+    }
+
+    /// Waits until istiod has published exactly these roots, and brings the agents' file up to date, as the kubelet does.
+    pub fn mount_roots(&self, roots: &[&Root]) -> Result<()> {
+        self.istiod.wait_roots(self.kubectl(), &cacerts::bundle(roots))
     }
 
     /// kubectl, as an administrator.
@@ -137,8 +165,9 @@ impl Kube {
     }
 
     /// What a node's agent is told of its certificate authority, as the fields of `ca` in its file.
-    pub fn ca(&self, node: &str) -> Value {
+    pub fn ca(&self, node: &str, certificate_ttl: &str) -> Value {
         json!({
+            "certificate_ttl": certificate_ttl,
             "address": format!("https://{}", Istiod::address()),
             "root": self.istiod.root(),
             "token": self.token(node),

@@ -26,10 +26,10 @@ pub struct CaConfig {
     /// Another name than the address's that the endpoint's certificate is to have.
     pub server_name: Option<String>,
     pub cluster: String,
+    /// Wanted lifetime of a certificate; the authority may refuse it, or give another.
+    pub lifetime: Duration,
 }
 
-/// Wanted lifetime of a certificate.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why no certificate came.
@@ -103,7 +103,7 @@ impl CaClient {
             .map_err(unreachable)?;
         let mut request = tonic::Request::new(IstioCertificateRequest {
             csr,
-            validity_duration: i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX),
+            validity_duration: i64::try_from(config.lifetime.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(impersonating(identity)),
         });
         let bearer = format!("Bearer {}", Self::read(&config.token)?.trim());

@@ -47,6 +47,11 @@ fn mistakes() {
             "\"5 seconds\" is not a duration",
         ),
         (
+            "certificates for no time",
+            NODE.replace("token: /t", "token: /t, certificate_ttl: 5s"),
+            "certificates of 5s; the shortest lifetime is 10s",
+        ),
+        (
             "two workloads",
             format!("{NODE}{WORKLOADS}- {{name: web}}\n"),
             "node.yaml:8: workload default/web is listed twice",
