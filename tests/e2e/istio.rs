@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`certificates`] | who gets a certificate for whom; agents with istiod's certificates |
 //! | [`echo`] | Istio's echo client and server as foreign ends of a tunnel |
+//! | [`cni`] | Istio's CNI agent hands the pods over |
 //! | [`discovery`] | Kubernetes objects become resources, and cease to be |
 //! | [`mesh`] | agents whose mesh is istiod's: objects take effect in traffic |
 //! | [`endpoints`] | machines outside Kubernetes; pods that are deleted |
@@ -15,6 +16,7 @@
 
 mod away;
 mod certificates;
+mod cni;
 mod csr;
 mod discovery;
 mod echo;
@@ -57,6 +59,12 @@ pub(crate) const CASES: &[Case] = &[
     Case::fresh("mesh_root_rotation", plugged_in, rotation::without_a_break).limit(LIMIT),
     Case::shared("mesh_another_network", &NETWORKS, networks::another).limit(LIMIT),
     Case::shared("istios_client_through_a_gateway", &NETWORKS, networks::istios_client).limit(LIMIT),
+    Case::fresh("cni_agent_hands_pods_over", cni::pair, cni::by_iptables).limit(LIMIT),
+    Case::fresh("cni_agent_with_nftables", cni::pair, cni::by_nftables).limit(LIMIT),
+    Case::fresh("cni_and_an_agent_that_comes_back", cni::pair, cni::agent_restarts).limit(LIMIT),
+    Case::fresh("cni_agent_that_comes_back", cni::pair, cni::cni_restarts).limit(LIMIT),
+    Case::fresh("cni_plugin_and_a_pod_deleted", cni::pair, cni::pod_by_plugin).limit(LIMIT),
+    Case::fresh("cni_and_labels", cni::pair, cni::labels).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];
