@@ -11,6 +11,7 @@
 //! | [`away`] | istiod is not there for a while |
 //! | [`networks`] | tunnels in tunnels to another network, as istiod tells of it |
 //! | [`rotation`] | another root of trust |
+//! | [`statuses`] | every status of a CONNECT, as foreign clients see it |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
 //! | [`support`] | changes and their effect, and a load that must not fail |
 
@@ -25,6 +26,7 @@ mod grpc;
 mod mesh;
 mod networks;
 mod rotation;
+mod statuses;
 mod support;
 mod xds;
 
@@ -57,6 +59,10 @@ pub(crate) const CASES: &[Case] = &[
     Case::fresh("mesh_istiod_away_under_load", renewing, away::half_a_minute).limit(LIMIT),
     Case::fresh("mesh_istiod_away_for_ten_minutes", renewing_seldom, away::ten_minutes).limit(1200).only_when_named(),
     Case::fresh("mesh_root_rotation", plugged_in, rotation::without_a_break).limit(LIMIT),
+    Case::shared("foreign_clients_see_every_status", &SANDWICH, statuses::all).limit(LIMIT),
+    Case::shared("istios_server_ends_our_tunnel", &SANDWICH, echo::native).limit(LIMIT),
+    Case::shared("foreign_client_no_address_to_announce", &SANDWICH, statuses::no_address_to_announce).limit(LIMIT),
+    Case::shared("foreign_client_unknown_workload", &SANDWICH, statuses::unknown_workload).limit(LIMIT),
     Case::shared("mesh_another_network", &NETWORKS, networks::another).limit(LIMIT),
     Case::shared("istios_client_through_a_gateway", &NETWORKS, networks::istios_client).limit(LIMIT),
     Case::fresh("cni_agent_hands_pods_over", cni::pair, cni::by_iptables).limit(LIMIT),
@@ -74,6 +80,9 @@ static MESH: Fixture = Fixture { name: "mesh of istiod", topology: of_istiod };
 
 /// A network of istiod's, and another one.
 static NETWORKS: Fixture = Fixture { name: "networks of istiod", topology: east_and_west };
+
+/// And a pod that a Gateway makes a waypoint behind the agent.
+static SANDWICH: Fixture = Fixture { name: "sandwich of istiod", topology: sandwiched };
 
 fn of_istiod() -> Topology {
     pods().kubernetes(kube::Settings::new().mesh_from_istiod())
@@ -118,6 +127,17 @@ fn pods() -> Topology {
         .pod(Pod::new("machine", "n2").namespace("shop").unknown())
         .pod(Pod::new("server", "n2").namespace("shop").label("app", "server").label("version", "v2"))
         .service(Service::new("web").namespace("shop").port(80, 8080).selects("app", "server"))
+}
+
+/// The pod `sandwich` with the Service that its Gateway would have, and one that has no address; the pod `native` ends its
+/// tunnels itself.
+fn sandwiched() -> Topology {
+    let (key, name) = ("gateway.networking.k8s.io/gateway-name", "sandwich");
+    of_istiod()
+        .pod(Pod::new(name, "n2").namespace("shop").label(key, name).label("app", name))
+        .service(Service::new(name).namespace("shop").port(15088, 15088).selects(key, name))
+        .pod(Pod::new("native", "n2").namespace("shop").plain().label("networking.istio.io/tunnel", "http"))
+        .service(Service::new("bare").namespace("shop").port(80, 8080).headless().selects("app", name))
 }
 
 /// `n1` is on istiod's own network, `east`. `n2` stands for a cluster on the network `west`: its control plane is its file, and

@@ -1,7 +1,8 @@
 //! Istio's echo client and server, which speak HBONE themselves, as ends of a tunnel that are not ours.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -86,5 +87,33 @@ pub(super) fn through_15008(lab: &Lab) -> Result<()> {
     // It ends without closing its tunnel, which is told as an error.
     let here = line.field("direction") == "inbound" && line.field("dst.hbone_addr") == target.at4(PORT).to_string();
     ensure!(here, "{}", line.text);
+    Ok(())
+}
+
+/// A pod that ends its tunnels itself, by Istio's server: a captured client reaches it through one, under its identity.
+pub(super) fn native(lab: &Lab) -> Result<()> {
+    let (pod, client) = (lab.pod("native"), lab.pod("client"));
+    let issued = csr::for_pod(lab, "native")?;
+    let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
+    let arguments = ["--hbone=15008".to_owned(), "--tls=15008".to_owned()];
+    let _running = server(
+        lab,
+        "native",
+        &[&arguments[..], &[file("crt", &issued.certificate), file("key", &issued.key)]].concat(),
+    )?;
+    eventually(START, || pod.connect(pod.at4(15008)).map(drop)).context("its port 15008")?;
+    let news = lab.agent("n1").log().from_now();
+    let mut stream = client.connect(pod.at4(PORT))?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"hello\n")?;
+    let mut answer = [0; 200];
+    let length = stream.read(&mut answer).context("the server's answer")?;
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    ensure!(answer.contains("StatusCode=200") || answer.contains("hello"), "{answer}");
+    drop(stream);
+    let line = news.wait(SOON, |line| line.scope == "access" && line.field("dst.workload") == "native")?;
+    let way = [line.field("dst.addr"), line.field("dst.hbone_addr"), line.field("dst.identity")];
+    let wanted = [pod.at4(15008).to_string(), pod.at4(PORT).to_string(), pod.identity.clone()];
+    ensure!(way == wanted, "{way:?} instead of {wanted:?}");
     Ok(())
 }

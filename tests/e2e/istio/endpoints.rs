@@ -172,7 +172,7 @@ pub(super) fn pods_deleted(lab: &mut Lab) -> Result<()> {
 
     lab.add_pod(Pod::new("third", "n2").namespace(namespace).label("app", "twin"))?;
     let _third = lab.pod("third").echo(APP)?;
-    takes_effect("a new one is there", || Ok(()), || call(lab))
+    takes_effect("a new one, once it is enrolled", || Ok(()), || call(lab))
 }
 
 /// The service answers, and `server` has not been asked.

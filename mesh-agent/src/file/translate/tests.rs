@@ -138,6 +138,16 @@ fn the_cni_agents_socket() {
 }
 
 #[test]
+fn certificates_live_as_long_as_is_said() {
+    let ttl = |written: &str| read(&NODE.replace("token: /t", &format!("token: /t{written}")));
+    let error = ttl(", certificate_ttl: 5s").unwrap_err();
+    assert!(error.contains("certificates of 5s; the shortest lifetime is 10s"), "{error}");
+    for written in ["", ", certificate_ttl: 90s"] {
+        assert!(ttl(written).is_ok(), "{written}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = format!("{NODE}{WORKLOADS}pods:\n- {{name: x, netns: /n}}\n- {{name: y, netns: /m}}\n");
     let error = read(&text).unwrap_err();
