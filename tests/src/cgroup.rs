@@ -25,13 +25,44 @@ pub(crate) fn folder(name: &str) -> String {
 
 /// The folders that there are of the lab `name`.
 pub(crate) fn of(name: &str) -> Vec<PathBuf> {
+    hierarchies().iter().map(|root| root.join(folder(name))).filter(|path| path.is_dir()).collect()
+}
+
+/// Makes a group, of which this is the path, in every hierarchy.
+pub(crate) fn make(group: &str) -> Result<()> {
+    for root in hierarchies() {
+        let path = root.join(group.trim_start_matches('/'));
+        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        // Of v1: nothing runs in a group that has neither processors nor memory.
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            inherit(&root, group, file)?;
+        }
+    }
+    Ok(())
+}
+
+fn inherit(root: &Path, group: &str, file: &str) -> Result<()> {
+    let mut place = root.to_owned();
+    let Ok(value) = fs::read_to_string(place.join(file)) else { return Ok(()) };
+    for name in group.split('/').filter(|name| !name.is_empty()) {
+        place.push(name);
+        let own = place.join(file);
+        if fs::read_to_string(&own).is_ok_and(|text| text.trim().is_empty()) {
+            fs::write(&own, value.trim()).with_context(|| own.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Where they are mounted.
+fn hierarchies() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let kinds = ["cgroup2", "cgroup"];
-    let roots = mounts.lines().filter_map(|line| kinds.iter().find_map(|kind| mounted(line, kind)));
-    let mut found: Vec<_> = roots.map(|root| root.join(folder(name))).filter(|path| path.is_dir()).collect();
-    found.sort();
-    found.dedup();
-    found
+    let mut roots: Vec<_> =
+        mounts.lines().filter_map(|line| kinds.iter().find_map(|kind| mounted(line, kind))).collect();
+    roots.sort();
+    roots.dedup();
+    roots
 }
 
 /// The processes in a group and in all below it.

@@ -72,6 +72,7 @@ mod tokens;
 pub mod tools;
 
 pub use api::Api;
+pub(crate) use api::Controllers;
 pub use cacerts::Root;
 pub use cni::{IstioCni, Rules};
 pub use container::Container;
@@ -110,7 +111,7 @@ impl Kube {
         nodes: Vec<(String, [IpAddr; 2])>,
         world: &World,
     ) -> Result<Self> {
-        let api = Api::start(&ground)?;
+        let api = Api::start(&ground, &Controllers::Few)?;
         let kubectl = api.kubectl();
         define(kubectl, &ground)?;
         kubectl.apply(&objects::root_namespace(settings.network.as_deref()).to_string())?;
@@ -126,7 +127,7 @@ impl Kube {
         let names: Vec<_> = hosts.iter().map(|(name, _)| *name).collect();
         let tokens = Tokens::start(kubectl, ground.file("tokens"), &names).context("the agents' tokens")?;
         istiod.wait_published(kubectl)?;
-        let door = door::open(&ground.host, Api::address())?;
+        let door = door(&ground, Api::address())?;
         Ok(Self { tokens, door, istiod, api, ground, nodes, root })
     }
 
@@ -276,8 +277,13 @@ impl Kube {
     }
 }
 
+/// A port of 127.0.0.1 of the machine's own network namespace that leads to an address of the host's.
+pub(crate) fn door(ground: &Ground, to: std::net::SocketAddr) -> Result<Server> {
+    door::open(&ground.host, to)
+}
+
 /// Istio's and the Gateway API's resources.
-fn define(kubectl: &Kubectl, ground: &Ground) -> Result<()> {
+pub(crate) fn define(kubectl: &Kubectl, ground: &Ground) -> Result<()> {
     let files = ground.tools.crds();
     let files = files.to_str().context("a path that is text")?;
     kubectl.run(["create", "--validate=false", "--filename", files]).context("resource definitions")?;

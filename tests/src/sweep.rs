@@ -115,9 +115,9 @@ pub fn remove(name: &str) -> Result<()> {
     let empty = || inhabitants().is_empty();
     let ended = until(Duration::from_secs(5), "killed processes are still there", empty);
     let directory = directory(name);
-    for node in fs::read_dir(&directory).into_iter().flatten().flatten() {
-        // Not every entry holds a mount.
-        unmount(node.path().join("bpf"), UnmountFlags::DETACH).ok();
+    for place in mounts(name)?.iter().rev() {
+        // What is left is told as a failure to remove its folder.
+        unmount(place.as_str(), UnmountFlags::DETACH).ok();
     }
     let lines: String = namespaces.iter().map(|namespace| format!("netns del {namespace}\n")).collect();
     let deleted = wiring::batch(None, &lines);
@@ -145,13 +145,18 @@ fn inhabitants(namespaces: &[String]) -> Vec<Pid> {
 
 /// What there is of the lab `name`: namespaces, directories, mounts, control groups. Nothing, once it is removed.
 pub fn leftovers(name: &str) -> Result<Vec<String>> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
     let directory = directory(name);
-    let below = format!("{}/", directory.display());
-    let mounted = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|place| place.starts_with(&below));
     let left = directory.exists().then(|| directory.display().to_string());
     let groups = cgroup::of(name).into_iter().map(|group| group.display().to_string());
-    Ok(namespaces(name).into_iter().chain(mounted.map(str::to_owned)).chain(left).chain(groups).collect())
+    Ok(namespaces(name).into_iter().chain(mounts(name)?).chain(left).chain(groups).collect())
+}
+
+/// Where something is mounted below the lab's directory, in the order in which it was.
+fn mounts(name: &str) -> Result<Vec<String>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let below = format!("{}/", directory(name).display());
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    Ok(places.filter(|place| place.starts_with(&below)).map(str::to_owned).collect())
 }
 
 fn own() -> MutexGuard<'static, BTreeSet<String>> {

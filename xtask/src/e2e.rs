@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use mesh_e2e::kube::tools;
 
-use crate::{kube, setup, test};
+use crate::{cluster, kube, setup, test};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,12 @@ enum Suite {
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
     },
+    /// On a real Kubernetes cluster of two nodes
+    Kube {
+        /// Only cases whose name contains one of these
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+    },
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
@@ -32,6 +38,12 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
             let mut tests = test::suite(root, "istio")?;
             tests.env(tools::VARIABLE, built).args(filters);
             test::run_suite("end-to-end tests against istiod", &mut tests)
+        }
+        Suite::Kube { filters } => {
+            let built = cluster::build(root)?;
+            let mut tests = test::suite(root, "kube")?;
+            tests.env(tools::VARIABLE, built).args(filters);
+            test::run_suite("end-to-end tests on a Kubernetes cluster", &mut tests)
         }
     }
 }

@@ -165,7 +165,7 @@ fn fits(linker: &Path) -> bool {
 
 /// Installs those of Debian's packages that are missing, without a question, and without starting the services they
 /// bring.
-fn install(root: &Path, packages: &[&str]) -> Result<()> {
+pub(crate) fn install(root: &Path, packages: &[&str]) -> Result<()> {
     let packages: Vec<_> = packages.iter().copied().filter(|package| !installed(package)).collect();
     let wanted = packages.join(" ");
     if packages.is_empty() {

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use mesh_e2e::{Lab, Topology};
+use mesh_e2e::{Cluster, Lab, Topology};
 
 /// How long a case may take, its lab's start included, unless it says otherwise.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// The same where a cluster may have to be started.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(180);
 
 /// A lab that several cases use one after the other. It is started for the first of them in a row, and again after each
 /// case that failed.
@@ -43,6 +46,7 @@ pub(super) enum Body {
     Shared(&'static Fixture, fn(&Lab) -> Result<()>),
     Fresh(fn() -> Topology, fn(&mut Lab) -> Result<()>),
     Alone(fn() -> Result<()>),
+    Cluster(fn(&Cluster) -> Result<()>),
 }
 
 impl Case {
@@ -70,6 +74,12 @@ impl Case {
     pub(crate) const fn only_when_named(mut self) -> Self {
         self.when = When::Named;
         self
+    }
+
+    /// A case in a cluster that others use before and after it: what it makes, it must delete, and all nodes must be ready
+    /// in the end.
+    pub(crate) const fn cluster(name: &'static str, body: fn(&Cluster) -> Result<()>) -> Self {
+        Self { name, limit: CLUSTER_LIMIT, body: Body::Cluster(body) }
     }
 
     /// Another time limit. It is there so that nothing hangs, not to measure: leave room for a busy machine.

@@ -46,12 +46,17 @@ impl Ground {
         node_addresses(wiring::KUBE).0.into()
     }
 
+    /// One of the programs that were built.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.tools.program(name)
+    }
+
     pub(super) fn at(port: u16) -> SocketAddr {
         SocketAddr::new(Self::address(), port)
     }
 
     /// A file that belongs to no program.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(NAME).join(name)
     }
 }

@@ -44,7 +44,7 @@ pub struct Istiod {
 
 impl Istiod {
     /// For an API server that has Istio's resources and the namespace [`NAMESPACE`]. It is not started.
-    pub(super) fn new(ground: &Ground, settings: &Settings, trust_domain: &str) -> Result<Self> {
+    pub(crate) fn new(ground: &Ground, settings: &Settings, trust_domain: &str) -> Result<Self> {
         let daemon = Daemon::new("istiod", ground, ground.tools.program("pilot-discovery"))?;
         let mesh_file = daemon.directory().join("mesh.yaml");
         let istiod = Self {
@@ -74,7 +74,7 @@ impl Istiod {
     }
 
     /// Waits until it is ready and has published its root certificate, which is then in the file [`Istiod::root`].
-    pub(super) fn wait_published(&self, kubectl: &Kubectl) -> Result<()> {
+    pub(crate) fn wait_published(&self, kubectl: &Kubectl) -> Result<()> {
         self.wait_ready()?;
         fs::write(&self.root, published_root(kubectl)?)?;
         Ok(())
