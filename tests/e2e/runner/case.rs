@@ -79,7 +79,7 @@ impl Case {
     /// A case in a cluster that others use before and after it: what it makes, it must delete, and all nodes must be ready
     /// in the end.
     pub(crate) const fn cluster(name: &'static str, body: fn(&Cluster) -> Result<()>) -> Self {
-        Self { name, limit: CLUSTER_LIMIT, body: Body::Cluster(body) }
+        Self { name, limit: CLUSTER_LIMIT, when: When::Always, body: Body::Cluster(body) }
     }
 
     /// Another time limit. It is there so that nothing hangs, not to measure: leave room for a busy machine.
