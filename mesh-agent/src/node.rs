@@ -48,7 +48,7 @@ use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Habits, Shards, Threads};
 use crate::sys::socket::{self, Keepalive};
-use crate::sys::{caps, limits, memory, signal};
+use crate::sys::{caps, kernel, limits, memory, signal};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::telemetry::log::Log;
@@ -95,6 +95,7 @@ pub enum Source {
 /// Runs the node agent until SIGTERM or SIGINT.
 pub fn run(source: &Source, log: Log) -> anyhow::Result<()> {
     caps::require_root()?;
+    kernel::require()?;
     limits::raise_open_files();
     let (path, edits, config) = match source {
         Source::File(path) => {
@@ -242,7 +243,7 @@ fn authority(node: &Node) -> CaConfig {
         server_name: node.ca.server_name.clone(),
         cluster: node.cluster.clone(),
         headers: node.ca.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        lifetime: node.ca.lifetime,
+        lifetime: node.ca.certificate_ttl,
     }
 }
 

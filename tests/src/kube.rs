@@ -34,8 +34,10 @@
 //! | `keys` | the API server's certificate, its administrator |
 //! | [`daemon`] | one program: folder, log, pid file, start and stop |
 //! | [`api`], [`istiod`] | the programs |
+//! | [`cacerts`] | roots of an operator's own for istiod's authority |
+//! | [`cni`] | Istio's CNI agent on the lab's nodes |
 //! | [`kubectl`] | applying, deleting, asking |
-//! | `objects`, `kubelet`, `tokens` | what a kubelet and its tokens would be |
+//! | `objects`, `kubelet`, [`mod@init`], [`container`], `tokens` | what a kubelet, its node's processes and its tokens would be |
 //! | `door` | the way in from the machine's own network namespace |
 
 use std::net::IpAddr;
@@ -47,14 +49,19 @@ use serde_json::{Value, json};
 
 use crate::eventually::eventually;
 use crate::namespace::Namespace;
+use crate::place::Node;
 use crate::server::Server;
 use crate::topology::{Pod, Service};
 use crate::world::World;
 
 pub mod api;
+pub mod cacerts;
+pub mod cni;
+pub mod container;
 pub mod daemon;
 mod door;
 mod ground;
+pub mod init;
 pub mod istiod;
 mod keys;
 pub mod kubectl;
@@ -65,9 +72,14 @@ mod tokens;
 pub mod tools;
 
 pub use api::Api;
+pub(crate) use api::Controllers;
+pub use cacerts::Root;
+pub use cni::{IstioCni, Rules};
+pub use container::Container;
 pub use daemon::Daemon;
 pub(crate) use ground::Ground;
 pub use ground::NAME as HOST;
+pub use init::Init;
 pub use istiod::Istiod;
 pub use kubectl::{Applied, Kubectl};
 pub use objects::Readiness;
@@ -88,6 +100,7 @@ pub struct Kube {
     api: Api,
     ground: Ground,
     nodes: Vec<(String, [IpAddr; 2])>,
+    root: Option<Root>,
 }
 
 impl Kube {
@@ -98,18 +111,24 @@ impl Kube {
         nodes: Vec<(String, [IpAddr; 2])>,
         world: &World,
     ) -> Result<Self> {
-        let api = Api::start(&ground)?;
+        let api = Api::start(&ground, &Controllers::Few)?;
         let kubectl = api.kubectl();
         define(kubectl, &ground)?;
         kubectl.apply(&objects::root_namespace(settings.network.as_deref()).to_string())?;
-        let istiod = Istiod::start(&ground, settings, trust_domain)?;
+        let istiod = Istiod::new(&ground, settings, trust_domain)?;
+        let root = settings.plugged_in.as_deref().map(Root::new).transpose()?;
+        if let Some(root) = &root {
+            cacerts::apply(kubectl, root, &[root])?;
+            cacerts::mount(kubectl, istiod.directory())?;
+        }
+        istiod.launch()?;
         let hosts: Vec<_> = nodes.iter().map(|(name, addresses)| (name.as_str(), *addresses)).collect();
         kubelet::populate(kubectl, &hosts, world).context("the lab's nodes and pods, in Kubernetes")?;
         let names: Vec<_> = hosts.iter().map(|(name, _)| *name).collect();
         let tokens = Tokens::start(kubectl, ground.file("tokens"), &names).context("the agents' tokens")?;
         istiod.wait_published(kubectl)?;
-        let door = door::open(&ground.host, Api::address())?;
-        Ok(Self { tokens, door, istiod, api, ground, nodes })
+        let door = door(&ground, Api::address())?;
+        Ok(Self { tokens, door, istiod, api, ground, nodes, root })
     }
 
     /// The API server, its store and its controllers.
@@ -119,6 +138,24 @@ impl Kube {
 
     pub fn istiod(&self) -> &Istiod {
         &self.istiod
+    }
+
+    /// The root with which a plugged-in authority started.
+    pub fn first_root(&self) -> Option<&Root> {
+        self.root.as_ref()
+    }
+
+    /// Changes the secret `cacerts` and istiod's files of it: an authority under `signing`, whose certificate this gives, and
+    /// `trusted` as all the roots. istiod takes other roots over when it is started again.
+    pub fn plug_in(&self, signing: &Root, trusted: &[&Root]) -> Result<String> {
+        let authority = cacerts::apply(self.kubectl(), signing, trusted)?;
+        cacerts::mount(self.kubectl(), self.istiod.directory())?;
+        Ok(authority)
+    }
+
+    /// Waits until istiod has published exactly these roots, and brings the agents' file up to date, as the kubelet does.
+    pub fn mount_roots(&self, roots: &[&Root]) -> Result<()> {
+        self.istiod.wait_roots(self.kubectl(), &cacerts::bundle(roots))
     }
 
     /// kubectl, as an administrator.
@@ -137,8 +174,9 @@ impl Kube {
     }
 
     /// What a node's agent is told of its certificate authority, as the fields of `ca` in its file.
-    pub fn ca(&self, node: &str) -> Value {
+    pub fn ca(&self, node: &str, certificate_ttl: &str) -> Value {
         json!({
+            "certificate_ttl": certificate_ttl,
             "address": format!("https://{}", Istiod::address()),
             "root": self.istiod.root(),
             "token": self.token(node),
@@ -167,6 +205,34 @@ impl Kube {
     /// A token of an account of `istio-system`, bound to one of its pods or to nothing, for one audience.
     pub fn make_token(&self, account: &str, pod: Option<&str>, audience: &str) -> Result<String> {
         tokens::create(self.kubectl(), account, pod, audience)
+    }
+
+    /// The uid that the API server has given a pod.
+    pub fn uid(&self, pod: &Pod) -> Result<String> {
+        let what = ["get", "pod", &pod.name, "--namespace", &pod.namespace, "--output=jsonpath={.metadata.uid}"];
+        self.kubectl().run(what)
+    }
+
+    /// The first process of a node, for containers to run beside it.
+    pub fn boot(&self, node: &Node) -> Result<Init> {
+        Init::start(node, &self.ground.file(&format!("init-{}", node.name)))
+    }
+
+    /// A container for a pod of the lab, of which Kubernetes knows, on its node.
+    pub fn run_container(&self, pod: &Pod, node: &Init) -> Result<Container> {
+        let home = Namespace::open(&format!("{}-{}", self.ground.lab(), pod.name))?;
+        let log = self.ground.file(&format!("container-{}.log", pod.name));
+        Container::start(self.ground.lab(), (&home, node), &self.uid(pod)?, &log)
+    }
+
+    /// Starts Istio's CNI agent on a node, without waiting.
+    pub fn run_cni(&self, node: &Node, init: &Init, rules: Rules) -> Result<IstioCni> {
+        IstioCni::start(&self.ground, &self.api, (node, init), rules)
+    }
+
+    /// Adds a pod with its namespace and account, of which nobody says yet that it runs.
+    pub fn create_pod(&self, pod: &Pod) -> Result<()> {
+        kubelet::create_pod(self.kubectl(), pod)
     }
 
     /// Adds a pod with its namespace and account, and says that it runs and is ready.
@@ -211,8 +277,13 @@ impl Kube {
     }
 }
 
+/// A port of 127.0.0.1 of the machine's own network namespace that leads to an address of the host's.
+pub(crate) fn door(ground: &Ground, to: std::net::SocketAddr) -> Result<Server> {
+    door::open(&ground.host, to)
+}
+
 /// Istio's and the Gateway API's resources.
-fn define(kubectl: &Kubectl, ground: &Ground) -> Result<()> {
+pub(crate) fn define(kubectl: &Kubectl, ground: &Ground) -> Result<()> {
     let files = ground.tools.crds();
     let files = files.to_str().context("a path that is text")?;
     kubectl.run(["create", "--validate=false", "--filename", files]).context("resource definitions")?;

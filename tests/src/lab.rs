@@ -15,7 +15,7 @@ use crate::authority::{Authority, Place, replace};
 use crate::binary;
 use crate::envoy::{self, Envoy};
 use crate::eventually::eventually;
-use crate::kube::{self, Ground, Kube};
+use crate::kube::{Ground, Kube};
 use crate::namespace::Namespace;
 use crate::nginx::Nginx;
 use crate::place::{Node, RunningPod, join, open};
@@ -246,7 +246,13 @@ impl Lab {
     }
 
     /// Adds a pod while the lab runs, and publishes it.
-    pub fn add_pod(&mut self, mut pod: Pod) -> Result<()> {
+    pub fn add_pod(&mut self, pod: Pod) -> Result<()> {
+        self.add_pod_by(pod, |kube, pod| kube.map_or(Ok(()), |kube| kube.add_pod(pod)))
+    }
+
+    /// The same, but what is to be told to Kubernetes, if it is there, is the caller's part: `start` gets the pod with its
+    /// addresses, and its namespace and links are there. Gives what `start` gave.
+    pub fn add_pod_by<T>(&mut self, mut pod: Pod, start: impl FnOnce(Option<&Kube>, &Pod) -> Result<T>) -> Result<T> {
         let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let number = node_number(&names, &pod.node);
         let taken: Vec<_> = self.world().pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
@@ -256,10 +262,9 @@ impl Lab {
         self.claim.add_namespaces([pod.name.as_str()].into_iter())?;
         let running = join(&self.claim, &pod, &names, &self.nodes)?;
         self.pods.push(running);
-        if let Some(kube) = &self.kube {
-            kube.add_pod(&pod)?;
-        }
-        self.publish(|world| world.pods.push(pod)).map(drop)
+        let started = start(self.kube.as_ref(), &pod)?;
+        self.publish(|world| world.pods.push(pod))?;
+        Ok(started)
     }
 
     /// Deletes a pod as a node does when the pod ends, without telling the mesh: for that, publish a world without it.
@@ -322,9 +327,8 @@ impl Lab {
         Kube::start(ground, (settings, &self.settings.trust_domain), nodes, &self.world()).map(Some)
     }
 
-    fn mesh_is_istiods(&self) -> bool {
-        let of = |settings: &kube::Settings| settings.mesh_from == kube::settings::MeshFrom::Istiod;
-        self.settings.kubernetes.as_ref().is_some_and(of)
+    fn mesh_is_istiods(&self, node: &Node) -> bool {
+        self.settings.kubernetes.as_ref().is_some_and(|kubernetes| kubernetes.mesh_is_istiods(&node.name))
     }
 
     /// Writes the authority's file and every node's.
@@ -335,11 +339,11 @@ impl Lab {
         self.authority.allow(&allowed.collect::<Vec<_>>())?;
         for node in &self.nodes {
             let ca = match &self.kube {
-                Some(kube) => kube.ca(&node.name),
+                Some(kube) => kube.ca(&node.name, &self.settings.certificate_ttl),
                 None => self.authority.for_node(&node.name)?,
             };
             let mut settings = node.settings(&self.settings, ca);
-            if let (Some(kube), true) = (&self.kube, self.mesh_is_istiods()) {
+            if let (Some(kube), true) = (&self.kube, self.mesh_is_istiods(node)) {
                 let more = settings["xds"].take();
                 settings["xds"] = kube.xds(&node.name);
                 if let (Some(fields), Value::Object(more)) = (settings["xds"].as_object_mut(), more) {

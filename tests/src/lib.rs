@@ -39,12 +39,15 @@
 //! | [`zds`] | a CNI agent that hands pods over to the nodes' agents, and the rules it keeps in them |
 //! | [`wire`] | what crosses a link |
 //! | [`kube`](mod@kube) | a Kubernetes API and an istiod for the lab |
+//! | [`cluster`] | a real Kubernetes cluster, with kubelets and containers |
 //! | [`sweep`] | removing labs, also those whose process was killed |
 
 pub mod agent;
 pub mod attach;
 pub mod authority;
 pub mod binary;
+mod cgroup;
+pub mod cluster;
 pub mod discovery;
 pub mod documents;
 pub mod envoy;
@@ -67,6 +70,7 @@ pub mod world;
 pub mod zds;
 
 pub use agent::Agent;
+pub use cluster::Cluster;
 pub use envoy::Envoy;
 pub use eventually::eventually;
 pub use kube::Kube;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod cluster;
 mod demo;
 mod e2e;
 mod kube;
@@ -39,6 +40,8 @@ enum Command {
     E2e(e2e::Args),
     /// A real Kubernetes API and istiod for the lab
     Kube(kube::Args),
+    /// A real Kubernetes cluster of two nodes
+    Cluster(cluster::Args),
     /// Measure the mesh beside no mesh and other peers
     Bench(bench::Args),
     /// Check the house rules that no lint knows
@@ -68,6 +71,7 @@ fn run(root: &std::path::Path, command: Command) -> Result<()> {
         Command::Test(args) => test::run(root, &args),
         Command::E2e(args) => e2e::run(root, &args),
         Command::Kube(args) => kube::run(root, &args),
+        Command::Cluster(args) => cluster::run(root, &args),
         Command::Bench(args) => bench::run(root, &args),
         Command::Tidy => tidy::run(root),
         Command::Proto(args) => proto::run(root, &args),

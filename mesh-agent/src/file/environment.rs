@@ -129,7 +129,7 @@ fn authority(vars: &Vars<'_>, texts: &mut Texts<'_>) -> Map<String, Value> {
     put(&mut ca, "token", Some(texts.token(vars.text("AUTH_TOKEN"))));
     put(&mut ca, "server_name", vars.text("ALT_CA_HOSTNAME"));
     put(&mut ca, "crl", vars.text("CRL_PATH"));
-    put(&mut ca, "lifetime", vars.duration("SECRET_TTL"));
+    put(&mut ca, "certificate_ttl", vars.duration("SECRET_TTL"));
     put(&mut ca, "headers", Some(vars.with_prefix("CA_HEADER_")));
     ca
 }

@@ -29,7 +29,7 @@ pub struct CaConfig {
     pub cluster: String,
     /// Headers beside the token's and the cluster's.
     pub headers: Vec<(String, String)>,
-    /// Wanted lifetime of a certificate.
+    /// Wanted lifetime of a certificate; the authority may refuse it, or give another.
     pub lifetime: Duration,
 }
 

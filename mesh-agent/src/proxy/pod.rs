@@ -23,6 +23,7 @@ use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::Pool;
 use crate::identity::{Certs, Credentials};
+use crate::model::accepted::Accepted;
 use crate::model::addr::canonical;
 use crate::model::{Captured, Identity, NextHop, Workload, World};
 use crate::sys::socket::original_destination;
@@ -38,7 +39,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TunnelKey {
     pub(super) source: Identity,
-    pub(super) accepted: Vec<Identity>,
+    pub(super) accepted: Accepted,
     pub(super) next_hop: NextHop,
     /// The pod's address that the peer will see, for its policies.
     pub(super) source_ip: Option<IpAddr>,

@@ -1,5 +1,6 @@
 //! Opening CONNECT streams: on a pooled tunnel, or on a tunnel of its own inside another one.
 
+use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -103,7 +104,7 @@ impl Far {
 
 /// Drives a tunnel until it ends, or until its far end's certificate is revoked.
 async fn drive(
-    driver: impl Future<Output = Result<(), h2::Error>>,
+    driver: impl Future<Output = Result<(), impl Display>>,
     far: Rc<Far>,
     tracked: Option<Tracked>,
     peer: NextHop,

@@ -30,7 +30,7 @@ pub(super) fn topology() -> Topology {
 /// What the DaemonSet of Istio's chart sets. The chart's default values, but for where this lab keeps its sockets.
 fn variables(lab: &Lab, node: &str, home: &Path) -> BTreeMap<&'static str, String> {
     let text = |value: &str| value.to_owned();
-    let istiod = lab.kube().ca(node)["address"].as_str().unwrap_or_default().replace("https://", "");
+    let istiod = lab.kube().ca(node, "24h")["address"].as_str().unwrap_or_default().replace("https://", "");
     [
         ("CA_ADDRESS", istiod.clone()),
         ("XDS_ADDRESS", istiod),
@@ -60,7 +60,7 @@ fn mounts(lab: &Lab, node: &str) -> Result<PathBuf> {
     for directory in ["istio", "tokens"] {
         fs::create_dir_all(secrets.join(directory))?;
     }
-    let ca = lab.kube().ca(node);
+    let ca = lab.kube().ca(node, "24h");
     symlink(ca["root"].as_str().context("no root")?, secrets.join("istio/root-cert.pem"))?;
     symlink(lab.kube().token(node), secrets.join("tokens/istio-token"))?;
     Ok(home)

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, ensure};
-use mesh_e2e::{Lab, Log, Topology, sweep};
+use mesh_e2e::cluster::Settings;
+use mesh_e2e::{Cluster, Lab, Log, Topology, sweep};
 
 use super::case::{Body, Case, Fixture};
 use super::watch::{caught, limited};
@@ -19,6 +20,8 @@ const ENOUGH: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Place {
     shared: Option<Shared>,
+    /// The same of a cluster.
+    cluster: Option<Cluster>,
     /// Labs started so far; each has a name of its own, so that what is left of one stands in nobody's way.
     started: u32,
     /// Labs in a row that did not start.
@@ -35,6 +38,7 @@ struct Shared {
 /// What the thread of a case gives back.
 struct Report {
     shared: Option<Shared>,
+    cluster: Option<Cluster>,
     result: Result<(), String>,
     started: Started,
 }
@@ -54,22 +58,25 @@ impl Place {
         }
         self.started += 1;
         let name = format!("e2e{}-{}", std::process::id(), self.started);
-        let kept = self.shared.take();
+        let (kept, cluster) = (self.shared.take(), self.cluster.take());
         let (mine, others): (Option<Shared>, Option<Shared>) = match case.body {
             Body::Shared(fixture, _) if kept.as_ref().is_some_and(|kept| kept.fixture == fixture.name) => (kept, None),
-            Body::Shared(..) | Body::Fresh(..) | Body::Alone(_) => (None, kept),
+            Body::Shared(..) | Body::Fresh(..) | Body::Alone(_) | Body::Cluster(_) => (None, kept),
         };
         drop(others);
-        let name = mine.as_ref().map_or(name, |mine| mine.lab.name().to_owned());
+        let cluster = cluster.filter(|_| matches!(case.body, Body::Cluster(_)));
+        let in_use = mine.as_ref().map(|mine| mine.lab.name()).or(cluster.as_ref().map(Cluster::name));
+        let name = in_use.map_or(name, str::to_owned);
         let (body, its_name) = (case.body, name.clone());
         let report = limited(case.limit, move || match body {
             Body::Shared(fixture, body) => shared(mine, fixture, body, &its_name),
             Body::Fresh(topology, body) => fresh(topology, body, &its_name),
+            Body::Cluster(body) => clustered(cluster, body, &its_name),
             Body::Alone(body) => Report::of(caught(body).map_err(|error| chain(&error))),
         });
         match report {
-            Ok(Report { shared, result, started }) => {
-                self.shared = shared;
+            Ok(Report { shared, cluster, result, started }) => {
+                (self.shared, self.cluster) = (shared, cluster);
                 self.failed = if started == Started::Yes { 0 } else { self.failed + 1 };
                 result
             }
@@ -81,11 +88,11 @@ impl Place {
 impl Report {
     /// Of a case whose lab, if it had one, is gone.
     fn of(result: Result<(), String>) -> Self {
-        Self { shared: None, result, started: Started::Yes }
+        Self { shared: None, cluster: None, result, started: Started::Yes }
     }
 
     fn not_started(error: &Error) -> Self {
-        Self { shared: None, result: Err(chain(error)), started: Started::No }
+        Self { shared: None, cluster: None, result: Err(chain(error)), started: Started::No }
     }
 }
 
@@ -107,8 +114,21 @@ fn shared(kept: Option<Shared>, fixture: &Fixture, body: fn(&Lab) -> Result<()>,
         lab.publish(|world| *world = before).map(drop).context("back to the world before the case")
     });
     match result {
-        Ok(()) => Report { shared: Some(kept), result: Ok(()), started: Started::Yes },
+        Ok(()) => Report { shared: Some(kept), ..Report::of(Ok(())) },
         // The logs go with the lab.
+        Err(error) => Report::of(Err(failure(&error, name))),
+    }
+}
+
+fn clustered(kept: Option<Cluster>, body: fn(&Cluster) -> Result<()>, name: &str) -> Report {
+    let start = || caught(|| Cluster::start(&Settings::new().named(name))).context("starting the cluster");
+    let cluster = match kept.map_or_else(start, Ok) {
+        Ok(cluster) => cluster,
+        Err(error) => return Report::not_started(&error),
+    };
+    match caught(|| body(&cluster)).and_then(|()| cluster.wait_ready().context("after the case")) {
+        Ok(()) => Report { cluster: Some(cluster), ..Report::of(Ok(())) },
+        // The logs go with the cluster.
         Err(error) => Report::of(Err(failure(&error, name))),
     }
 }
@@ -158,10 +178,13 @@ fn chain(error: &Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\n  because: ")
 }
 
-/// The logs of a lab: `NAME/*/*.log`.
+/// The logs of a lab: `NAME/*/*.log`; and of a cluster's nodes, `NAME/*/*/*.log`.
 fn logs(lab: &str) -> Vec<(String, Log)> {
-    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files = entries(&sweep::directory(lab)).flat_map(|directory| entries(&directory).collect::<Vec<_>>());
+    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries(sweep::directory(lab)).flat_map(entries).flat_map(|path| {
+        // A node's disk is one of them, and has no logs of ours.
+        if path.is_dir() && !path.ends_with("disk") { entries(path).collect() } else { vec![path] }
+    });
     let mut logs: Vec<_> = files
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
         .map(|path| (path.display().to_string(), Log::at(&path)))

@@ -26,6 +26,15 @@ const SERVICES: &str = "10.48.0.0/14,fd00:50::/112";
 const CONTROLLERS: &str = "endpointslice-controller,serviceaccount-controller,namespace-controller,\
                            garbage-collector-controller";
 
+/// Which controllers run, and who else than the administrator comes in.
+#[derive(Clone, Debug)]
+pub(crate) enum Controllers {
+    /// Those without which it would be no Kubernetes: nobody runs pods.
+    Few,
+    /// All of them, for kubelets and kube-proxies of nodes of these names.
+    All(Vec<String>),
+}
+
 /// The three programs.
 #[derive(Debug)]
 pub struct Api {
@@ -39,13 +48,14 @@ pub struct Api {
 
 impl Api {
     /// Starts the store and the API server and waits until it is ready; then the controllers, which are not waited for.
-    pub(super) fn start(ground: &Ground) -> Result<Self> {
-        let keys = Keys::new(ground)?;
+    pub(crate) fn start(ground: &Ground, who: &Controllers) -> Result<Self> {
+        let nodes = if let Controllers::All(nodes) = who { nodes.as_slice() } else { &[] };
+        let keys = Keys::new(ground, nodes)?;
         let config = ground.file("kubeconfig");
         keys.kubeconfig(&config, &format!("https://{}", Self::address()))?;
         let api = Self {
-            controllers: controllers(ground)?,
-            server: server(ground, &keys)?,
+            controllers: controllers(ground, &keys, who)?,
+            server: server(ground, &keys, who)?,
             etcd: etcd(ground)?,
             kubectl: Kubectl::new(ground.tools.program("kubectl"), config, &ground.host),
             keys,
@@ -66,7 +76,7 @@ impl Api {
         &self.kubectl
     }
 
-    pub(super) fn keys(&self) -> &Keys {
+    pub(crate) fn keys(&self) -> &Keys {
         &self.keys
     }
 
@@ -101,10 +111,10 @@ fn etcd(ground: &Ground) -> Result<Daemon> {
         .args(["--logger=zap", "--log-level=warn", "--unsafe-no-fsync"]))
 }
 
-fn server(ground: &Ground, keys: &Keys) -> Result<Daemon> {
+fn server(ground: &Ground, keys: &Keys, who: &Controllers) -> Result<Daemon> {
     let server = Daemon::new("kube-apiserver", ground, ground.tools.program("kube-apiserver"))?;
     let directory = server.directory().to_owned();
-    Ok(server
+    let server = server
         .args([format!("--etcd-servers={}", local(STORE)), format!("--service-cluster-ip-range={SERVICES}")])
         // Not a loopback address: it is what the service `kubernetes` leads to.
         .args([format!("--advertise-address={}", Ground::address()), format!("--secure-port={PORT}")])
@@ -115,18 +125,32 @@ fn server(ground: &Ground, keys: &Keys) -> Result<Daemon> {
         .file("service-account-key-file", &keys.accounts_public)
         .file("service-account-signing-key-file", &keys.accounts)
         .args(["--service-account-issuer=https://kubernetes.default.svc"])
-        .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false"]))
+        .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false"]);
+    Ok(match who {
+        Controllers::Few => server,
+        Controllers::All(_) => server
+            .file("kubelet-client-certificate", &keys.client)
+            .file("kubelet-client-key", &keys.client_key)
+            .args(["--kubelet-preferred-address-types=InternalIP", "--enable-admission-plugins=NodeRestriction"]),
+    })
 }
 
-fn controllers(ground: &Ground) -> Result<Daemon> {
+fn controllers(ground: &Ground, keys: &Keys, who: &Controllers) -> Result<Daemon> {
     let name = "kube-controller-manager";
     let controllers = Daemon::new(name, ground, ground.tools.program(name))?;
     let directory = controllers.directory().to_owned();
-    Ok(controllers
-        .file("kubeconfig", &ground.file("kubeconfig"))
-        .file("cert-dir", &directory)
-        .args([format!("--controllers={CONTROLLERS}")])
-        .args(["--leader-elect=false", "--profiling=false", "--bind-address=127.0.0.1"]))
+    let controllers = controllers.file("kubeconfig", &ground.file("kubeconfig")).file("cert-dir", &directory).args([
+        "--leader-elect=false",
+        "--profiling=false",
+        "--bind-address=127.0.0.1",
+    ]);
+    Ok(match who {
+        Controllers::Few => controllers.args([format!("--controllers={CONTROLLERS}")]),
+        Controllers::All(_) => controllers
+            .file("root-ca-file", &keys.root)
+            .file("service-account-private-key-file", &keys.accounts)
+            .args(["--controllers=*", "--concurrent-serviceaccount-token-syncs=2"]),
+    })
 }
 
 fn local(port: u16) -> String {

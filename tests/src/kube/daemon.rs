@@ -32,29 +32,34 @@ pub struct Daemon {
 
 impl Daemon {
     /// `program` is to run on the ground, in the folder `name`. Nothing runs yet.
-    pub(super) fn new(name: &'static str, ground: &Ground, program: PathBuf) -> Result<Self> {
+    pub(crate) fn new(name: &'static str, ground: &Ground, program: PathBuf) -> Result<Self> {
         let directory = ground.directory.join(name);
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-        Ok(Self {
+        Ok(Self::at(name, &ground.host, directory, program))
+    }
+
+    /// `program` is to run somewhere else, in a folder that is there.
+    pub(crate) fn at(name: &'static str, home: &Namespace, directory: PathBuf, program: PathBuf) -> Self {
+        Self {
             name,
-            home: ground.host.clone(),
+            home: home.clone(),
             directory,
             program,
             arguments: Vec::new(),
             variables: Vec::new(),
             process: Mutex::new(None),
-        })
+        }
     }
 
     #[must_use]
-    pub(super) fn args(mut self, all: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+    pub(crate) fn args(mut self, all: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         self.arguments.extend(all.into_iter().map(Into::into));
         self
     }
 
     /// `--NAME=PATH`.
     #[must_use]
-    pub(super) fn file(mut self, name: &str, path: &Path) -> Self {
+    pub(crate) fn file(mut self, name: &str, path: &Path) -> Self {
         let mut argument = OsString::from(format!("--{name}="));
         argument.push(path);
         self.arguments.push(argument);
@@ -109,6 +114,11 @@ impl Daemon {
     /// SIGTERM; waits for its end.
     pub fn stop(&self) -> Result<ExitStatus> {
         self.taken()?.stop(STOP)
+    }
+
+    /// Waits for its end, which somebody else has seen to.
+    pub(crate) fn wait(&self) -> Result<ExitStatus> {
+        self.taken()?.wait(STOP)
     }
 
     /// SIGKILL.

@@ -35,9 +35,20 @@ impl Ground {
         Ok(Self { host, directory, tools })
     }
 
+    /// The lab's name.
+    pub(super) fn lab(&self) -> &str {
+        // Its folder has it.
+        self.directory.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
     /// Its address on the fabric, as nodes and pods reach it.
     pub(super) fn address() -> IpAddr {
         node_addresses(wiring::KUBE).0.into()
+    }
+
+    /// One of the programs that were built.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.tools.program(name)
     }
 
     pub(super) fn at(port: u16) -> SocketAddr {
@@ -45,7 +56,7 @@ impl Ground {
     }
 
     /// A file that belongs to no program.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(NAME).join(name)
     }
 }

@@ -109,7 +109,7 @@ fn every_variable_has_its_field() {
         ("CA_ROOT_CA", "SYSTEM", "ca/root", json!("/etc/ssl/certs/ca-certificates.crt")),
         ("ALT_CA_HOSTNAME", "a", "ca/server_name", json!("a")),
         ("CA_HEADER_X-A", "b", "ca/headers", json!({"X-A": "b"})),
-        ("SECRET_TTL", "1h", "ca/lifetime", json!("1h")),
+        ("SECRET_TTL", "1h", "ca/certificate_ttl", json!("1h")),
         ("CRL_PATH", "/crl.pem", "ca/crl", json!("/crl.pem")),
         ("AUTH_TOKEN", "/t", "ca/token", json!("/t")),
         ("AUTH_TOKEN", "./var/t", "ca/token", json!("./var/t")),

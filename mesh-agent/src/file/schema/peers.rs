@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::super::duration;
+use crate::file::duration;
+
+/// Shorter ones would be renewed all the time.
+const LEAST_TTL: Duration = Duration::from_secs(10);
 
 /// Where the certificate authority is.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -18,14 +21,14 @@ pub struct Ca {
     pub token: PathBuf,
     /// Another name than the address's that the certificate is to have.
     pub server_name: Option<String>,
+    /// The lifetime that certificates are asked for with.
+    #[serde(default = "certificate_ttl", deserialize_with = "ttl")]
+    pub certificate_ttl: Duration,
     /// File with the authority's revocation lists, PEM or DER.
     pub crl: Option<PathBuf>,
     /// Further headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Wanted lifetime of certificates.
-    #[serde(default = "lifetime", deserialize_with = "duration::deserialize")]
-    pub lifetime: Duration,
 }
 
 /// Where the CNI agent hands over its pods.
@@ -47,8 +50,17 @@ fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D:
     )))
 }
 
-fn lifetime() -> Duration {
+fn certificate_ttl() -> Duration {
     Duration::from_secs(24 * 3600)
+}
+
+fn ttl<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let ttl = duration::deserialize(deserializer)?;
+    if ttl < LEAST_TTL {
+        let text = format!("certificates of {ttl:?}; the shortest lifetime is {LEAST_TTL:?}");
+        return Err(serde::de::Error::custom(text));
+    }
+    Ok(ttl)
 }
 
 fn zds_socket() -> PathBuf {
