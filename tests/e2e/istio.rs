@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`certificates`] | who gets a certificate for whom; agents with istiod's certificates |
 //! | [`echo`] | Istio's echo client and server as foreign ends of a tunnel |
+//! | [`cni`] | Istio's CNI agent hands the pods over |
 //! | [`discovery`] | Kubernetes objects become resources, and cease to be |
 //! | [`mesh`] | agents whose mesh is istiod's: objects take effect in traffic |
 //! | [`endpoints`] | machines outside Kubernetes; pods that are deleted |
@@ -11,15 +12,18 @@
 //! | [`networks`] | tunnels in tunnels to another network, as istiod tells of it |
 //! | [`rotation`] | another root of trust |
 //! | [`statuses`] | every status of a CONNECT, as foreign clients see it |
+//! | [`foreign`] | an HBONE client of Python's |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
 //! | [`support`] | changes and their effect, and a load that must not fail |
 
 mod away;
 mod certificates;
+mod cni;
 mod csr;
 mod discovery;
 mod echo;
 mod endpoints;
+mod foreign;
 mod grpc;
 mod mesh;
 mod networks;
@@ -63,6 +67,12 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("foreign_client_unknown_workload", &SANDWICH, statuses::unknown_workload).limit(LIMIT),
     Case::shared("mesh_another_network", &NETWORKS, networks::another).limit(LIMIT),
     Case::shared("istios_client_through_a_gateway", &NETWORKS, networks::istios_client).limit(LIMIT),
+    Case::fresh("cni_agent_hands_pods_over", cni::pair, cni::by_iptables).limit(LIMIT),
+    Case::fresh("cni_agent_with_nftables", cni::pair, cni::by_nftables).limit(LIMIT),
+    Case::fresh("cni_and_an_agent_that_comes_back", cni::pair, cni::agent_restarts).limit(LIMIT),
+    Case::fresh("cni_agent_that_comes_back", cni::pair, cni::cni_restarts).limit(LIMIT),
+    Case::fresh("cni_plugin_and_a_pod_deleted", cni::pair, cni::pod_by_plugin).limit(LIMIT),
+    Case::fresh("cni_and_labels", cni::pair, cni::labels).limit(LIMIT),
     Case::fresh("another_network", two_networks, discovery::another_network).limit(LIMIT),
     Case::fresh("istiod_away", topology, certificates::istiod_away).limit(LIMIT),
 ];

@@ -5,6 +5,9 @@
 mod runner;
 
 mod istio;
+#[allow(dead_code, reason = "shared with the other end-to-end tests, which ask more of it")]
+#[path = "traffic/support.rs"]
+mod support;
 
 use std::process::ExitCode;
 

@@ -35,8 +35,9 @@
 //! | [`daemon`] | one program: folder, log, pid file, start and stop |
 //! | [`api`], [`istiod`] | the programs |
 //! | [`cacerts`] | roots of an operator's own for istiod's authority |
+//! | [`cni`] | Istio's CNI agent on the lab's nodes |
 //! | [`kubectl`] | applying, deleting, asking |
-//! | `objects`, `kubelet`, `tokens` | what a kubelet and its tokens would be |
+//! | `objects`, `kubelet`, [`mod@init`], [`container`], `tokens` | what a kubelet, its node's processes and its tokens would be |
 //! | `door` | the way in from the machine's own network namespace |
 
 use std::net::IpAddr;
@@ -48,15 +49,19 @@ use serde_json::{Value, json};
 
 use crate::eventually::eventually;
 use crate::namespace::Namespace;
+use crate::place::Node;
 use crate::server::Server;
 use crate::topology::{Pod, Service};
 use crate::world::World;
 
 pub mod api;
 pub mod cacerts;
+pub mod cni;
+pub mod container;
 pub mod daemon;
 mod door;
 mod ground;
+pub mod init;
 pub mod istiod;
 mod keys;
 pub mod kubectl;
@@ -68,9 +73,12 @@ pub mod tools;
 
 pub use api::Api;
 pub use cacerts::Root;
+pub use cni::{IstioCni, Rules};
+pub use container::Container;
 pub use daemon::Daemon;
 pub(crate) use ground::Ground;
 pub use ground::NAME as HOST;
+pub use init::Init;
 pub use istiod::Istiod;
 pub use kubectl::{Applied, Kubectl};
 pub use objects::Readiness;
@@ -196,6 +204,34 @@ impl Kube {
     /// A token of an account of `istio-system`, bound to one of its pods or to nothing, for one audience.
     pub fn make_token(&self, account: &str, pod: Option<&str>, audience: &str) -> Result<String> {
         tokens::create(self.kubectl(), account, pod, audience)
+    }
+
+    /// The uid that the API server has given a pod.
+    pub fn uid(&self, pod: &Pod) -> Result<String> {
+        let what = ["get", "pod", &pod.name, "--namespace", &pod.namespace, "--output=jsonpath={.metadata.uid}"];
+        self.kubectl().run(what)
+    }
+
+    /// The first process of a node, for containers to run beside it.
+    pub fn boot(&self, node: &Node) -> Result<Init> {
+        Init::start(node, &self.ground.file(&format!("init-{}", node.name)))
+    }
+
+    /// A container for a pod of the lab, of which Kubernetes knows, on its node.
+    pub fn run_container(&self, pod: &Pod, node: &Init) -> Result<Container> {
+        let home = Namespace::open(&format!("{}-{}", self.ground.lab(), pod.name))?;
+        let log = self.ground.file(&format!("container-{}.log", pod.name));
+        Container::start(self.ground.lab(), (&home, node), &self.uid(pod)?, &log)
+    }
+
+    /// Starts Istio's CNI agent on a node, without waiting.
+    pub fn run_cni(&self, node: &Node, init: &Init, rules: Rules) -> Result<IstioCni> {
+        IstioCni::start(&self.ground, &self.api, (node, init), rules)
+    }
+
+    /// Adds a pod with its namespace and account, of which nobody says yet that it runs.
+    pub fn create_pod(&self, pod: &Pod) -> Result<()> {
+        kubelet::create_pod(self.kubectl(), pod)
     }
 
     /// Adds a pod with its namespace and account, and says that it runs and is ready.

@@ -245,7 +245,13 @@ impl Lab {
     }
 
     /// Adds a pod while the lab runs, and publishes it.
-    pub fn add_pod(&mut self, mut pod: Pod) -> Result<()> {
+    pub fn add_pod(&mut self, pod: Pod) -> Result<()> {
+        self.add_pod_by(pod, |kube, pod| kube.map_or(Ok(()), |kube| kube.add_pod(pod)))
+    }
+
+    /// The same, but what is to be told to Kubernetes, if it is there, is the caller's part: `start` gets the pod with its
+    /// addresses, and its namespace and links are there. Gives what `start` gave.
+    pub fn add_pod_by<T>(&mut self, mut pod: Pod, start: impl FnOnce(Option<&Kube>, &Pod) -> Result<T>) -> Result<T> {
         let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let number = node_number(&names, &pod.node);
         let taken: Vec<_> = self.world().pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
@@ -255,10 +261,9 @@ impl Lab {
         self.claim.add_namespaces([pod.name.as_str()].into_iter())?;
         let running = join(&self.claim, &pod, &names, &self.nodes)?;
         self.pods.push(running);
-        if let Some(kube) = &self.kube {
-            kube.add_pod(&pod)?;
-        }
-        self.publish(|world| world.pods.push(pod)).map(drop)
+        let started = start(self.kube.as_ref(), &pod)?;
+        self.publish(|world| world.pods.push(pod))?;
+        Ok(started)
     }
 
     /// Deletes a pod as a node does when the pod ends, without telling the mesh: for that, publish a world without it.

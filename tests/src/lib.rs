@@ -45,6 +45,7 @@ pub mod agent;
 pub mod attach;
 pub mod authority;
 pub mod binary;
+mod cgroup;
 pub mod discovery;
 pub mod documents;
 pub mod envoy;

@@ -1,8 +1,8 @@
 //! A lab's claim on its name, and removing labs: at their end, on SIGINT and SIGTERM, and at the next start when their
 //! process was killed.
 //!
-//! All of a lab hangs on its name: the directory `/run/mesh-lab/NAME`, and namespaces called `NAME-...`. Who owns a lab
-//! holds a lock in its directory, which the kernel releases whatever becomes of the owner.
+//! All of a lab hangs on its name: the directory `/run/mesh-lab/NAME`, namespaces called `NAME-...`, control groups below
+//! `mesh-lab.NAME`. Who owns a lab holds a lock in its directory, which the kernel releases whatever becomes of the owner.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::cgroup;
 use crate::eventually::until;
 use crate::wiring;
 
@@ -102,12 +103,16 @@ pub fn remove_left_behind() -> Result<()> {
 /// Kills the processes of the lab `name`, whoever started them, and removes its mounts, namespaces and files. Goes on
 /// where something cannot be removed, and tells the first failure.
 pub fn remove(name: &str) -> Result<()> {
-    let namespaces = namespaces(name);
-    for pid in inhabitants(&namespaces) {
+    let (namespaces, groups) = (namespaces(name), cgroup::of(name));
+    let inhabitants = || {
+        let grouped = groups.iter().flat_map(|group| cgroup::inhabitants(group));
+        inhabitants(&namespaces).into_iter().chain(grouped).collect::<Vec<_>>()
+    };
+    for pid in inhabitants() {
         // It may have ended just now.
         kill_process(pid, Signal::KILL).ok();
     }
-    let empty = || inhabitants(&namespaces).is_empty();
+    let empty = || inhabitants().is_empty();
     let ended = until(Duration::from_secs(5), "killed processes are still there", empty);
     let directory = directory(name);
     for node in fs::read_dir(&directory).into_iter().flatten().flatten() {
@@ -122,7 +127,8 @@ pub fn remove(name: &str) -> Result<()> {
         }
         _ => Ok(()),
     };
-    ended.and(deleted).and(cleared)
+    let ungrouped = groups.iter().try_for_each(|group| cgroup::remove(group));
+    ended.and(deleted).and(cleared).and(ungrouped)
 }
 
 /// The processes that live in any of these namespaces.
@@ -137,14 +143,15 @@ fn inhabitants(namespaces: &[String]) -> Vec<Pid> {
     at_home.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)).collect()
 }
 
-/// What there is of the lab `name`: namespaces, directories and mounts. Nothing, once it is removed.
+/// What there is of the lab `name`: namespaces, directories, mounts, control groups. Nothing, once it is removed.
 pub fn leftovers(name: &str) -> Result<Vec<String>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let directory = directory(name);
     let below = format!("{}/", directory.display());
     let mounted = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|place| place.starts_with(&below));
     let left = directory.exists().then(|| directory.display().to_string());
-    Ok(namespaces(name).into_iter().chain(mounted.map(str::to_owned)).chain(left).collect())
+    let groups = cgroup::of(name).into_iter().map(|group| group.display().to_string());
+    Ok(namespaces(name).into_iter().chain(mounted.map(str::to_owned)).chain(left).chain(groups).collect())
 }
 
 fn own() -> MutexGuard<'static, BTreeSet<String>> {

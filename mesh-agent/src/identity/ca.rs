@@ -9,6 +9,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::csr;
+use super::revocation::Revocations;
 use super::tls::{BadChain, Credentials};
 use crate::model::Identity;
 use crate::proto::ca::IstioCertificateRequest;
@@ -74,11 +75,13 @@ pub trait Certify: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct CaClient {
     config: Arc<CaConfig>,
+    revocations: Revocations,
 }
 
 impl CaClient {
-    pub fn new(config: CaConfig) -> Self {
-        Self { config: Arc::new(config) }
+    /// Peers will be looked up in `revocations`.
+    pub fn new(config: CaConfig, revocations: Revocations) -> Self {
+        Self { config: Arc::new(config), revocations }
     }
 
     fn read(path: &PathBuf) -> Result<String, CaError> {
@@ -121,7 +124,7 @@ impl Certify for CaClient {
     async fn certify(&self, identity: &Identity) -> Result<Credentials, CaError> {
         let request = csr::request(identity)?;
         let chain = self.ask(identity, request.csr.clone()).await?;
-        Ok(Credentials::new(identity, &chain, request.key())?)
+        Ok(Credentials::new(identity, &chain, request.key(), &self.revocations)?)
     }
 }
 

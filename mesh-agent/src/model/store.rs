@@ -31,9 +31,10 @@ pub struct Store {
     changed: HashSet<Part>,
 }
 
-/// Parts of the world that are made as a whole.
+/// Parts of the world that are made as a whole, but for the first one, which is kept as changes come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Part {
+    Workloads,
     Policies,
     Blocks,
     Local,
@@ -85,11 +86,13 @@ impl Store {
             self.changed.insert(Part::Local);
         }
         self.world.by_uid.insert(&uid, workload);
+        self.changed.insert(Part::Workloads);
     }
 
     /// Removes a workload; tells whether there was one.
     pub fn remove_workload(&mut self, uid: &str) -> bool {
         let Some(gone) = self.world.by_uid.remove(uid) else { return false };
+        self.changed.insert(Part::Workloads);
         for ip in &gone.addresses {
             let key = NetworkAddress { network: Arc::clone(&gone.network), ip: *ip };
             change(&mut self.world.by_address, &key, |all| all.retain(|one| !Arc::ptr_eq(one, &gone)));
@@ -188,6 +191,7 @@ impl Store {
     pub fn world(&mut self) -> World {
         for part in std::mem::take(&mut self.changed) {
             match part {
+                Part::Workloads => {}
                 Part::Policies => self.world.policies = Arc::new(Policies::new(self.policies.clone())),
                 Part::Blocks => self.world.blocks = Arc::new(self.blocks()),
                 Part::Local => self.index_local(),

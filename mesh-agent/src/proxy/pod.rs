@@ -17,6 +17,7 @@ use super::error::Error;
 use super::names::Names;
 use super::record::Books;
 use super::shard::{LocalPod, PodListeners};
+use super::tunnels::Far;
 use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::{IDLE, Pool};
@@ -55,7 +56,7 @@ pub(super) struct Pod {
     pub(super) books: Rc<Books>,
     pub(super) handshakes: Rc<Semaphore>,
     pub(super) names: Rc<Names>,
-    pub(super) tunnels: Pool<TunnelKey, Option<Identity>, Error>,
+    pub(super) tunnels: Pool<TunnelKey, Rc<Far>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
     pub(super) leaving: CancellationToken,

@@ -19,7 +19,8 @@ pub fn nicely<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     let done = thread::scope(|scope| {
         let nice = || {
             // Without it the work is done all the same.
-            rustix::process::setpriority_process(None, NICE).ok();
+            let usual = rustix::process::getpriority_process(None).unwrap_or_default();
+            rustix::process::setpriority_process(None, usual + NICE).ok();
             work.take().map(|work| work())
         };
         let thread = Builder::new().name(name.to_owned()).spawn_scoped(scope, nice).ok()?;

@@ -35,15 +35,20 @@ impl Daemon {
     pub(super) fn new(name: &'static str, ground: &Ground, program: PathBuf) -> Result<Self> {
         let directory = ground.directory.join(name);
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-        Ok(Self {
+        Ok(Self::at(name, &ground.host, directory, program))
+    }
+
+    /// `program` is to run somewhere else, in a folder that is there.
+    pub(crate) fn at(name: &'static str, home: &Namespace, directory: PathBuf, program: PathBuf) -> Self {
+        Self {
             name,
-            home: ground.host.clone(),
+            home: home.clone(),
             directory,
             program,
             arguments: Vec::new(),
             variables: Vec::new(),
             process: Mutex::new(None),
-        })
+        }
     }
 
     #[must_use]

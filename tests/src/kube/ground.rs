@@ -35,6 +35,12 @@ impl Ground {
         Ok(Self { host, directory, tools })
     }
 
+    /// The lab's name.
+    pub(super) fn lab(&self) -> &str {
+        // Its folder has it.
+        self.directory.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
     /// Its address on the fabric, as nodes and pods reach it.
     pub(super) fn address() -> IpAddr {
         node_addresses(wiring::KUBE).0.into()

@@ -28,12 +28,17 @@ pub(super) fn populate(kubectl: &Kubectl, nodes: &[Host<'_>], world: &World) -> 
     kubectl.apply_status(&objects::list(statuses).to_string())
 }
 
-/// Adds one pod, its namespace and account, and says that it runs.
-pub(super) fn add_pod(kubectl: &Kubectl, nodes: &[Host<'_>], pod: &Pod) -> Result<()> {
+/// Adds one pod, its namespace and account, of which nobody says that it runs.
+pub(super) fn create_pod(kubectl: &Kubectl, pod: &Pod) -> Result<()> {
     let world = World { pods: vec![pod.clone()], ..World::default() };
     let mut items = objects::surroundings(&world);
     items.push(objects::pod(pod));
-    kubectl.apply(&objects::list(items).to_string())?;
+    kubectl.apply(&objects::list(items).to_string())
+}
+
+/// Adds one pod, and says that it runs.
+pub(super) fn add_pod(kubectl: &Kubectl, nodes: &[Host<'_>], pod: &Pod) -> Result<()> {
+    create_pod(kubectl, pod)?;
     kubectl.apply_status(&first_status(nodes, pod)?.to_string())
 }
 

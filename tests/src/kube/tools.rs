@@ -7,9 +7,20 @@ use anyhow::{Result, ensure};
 /// Names the folder when it is not `target/kube` of this repository.
 pub const VARIABLE: &str = "MESH_KUBE_TOOLS";
 
-/// The programs in `bin`: Kubernetes' own, istiod, and Istio's echo client and server.
-pub const PROGRAMS: [&str; 6] =
-    ["kube-apiserver", "kube-controller-manager", "kubectl", "pilot-discovery", "echo-client", "echo-server"];
+/// The programs in `bin`: Kubernetes' own, istiod, Istio's CNI agent and its plugin, and Istio's echo client and server.
+pub const PROGRAMS: [&str; 11] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+    "kubelet",
+    "kubectl",
+    "pilot-discovery",
+    "install-cni",
+    "istio-cni",
+    "echo-client",
+    "echo-server",
+];
 
 /// A folder with `bin` (the programs) and `crds` (YAML files of Istio's and the Gateway API's resources).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ const CRDS: [(&str, &str); 2] = [(ISTIO, "manifests/charts/base/files"), (GATEWA
 /// Builds what is missing or old. Gives the folder.
 pub(crate) fn ensure(root: &Path) -> Result<PathBuf> {
     let target = root.join("target/kube");
-    setup::provide(root, &[("etcd", "etcd-server")])?;
+    setup::provide(root, &[("etcd", "etcd-server"), ("nft", "nftables")])?;
     let go = Go::find(&root.join("tests/go"))?;
     let (stamp, current) = (target.join("built-from"), go.fingerprint()?);
     let tools = Tools::at(target.clone());
@@ -48,6 +48,7 @@ pub(crate) fn ensure(root: &Path) -> Result<PathBuf> {
 fn package(program: &str) -> String {
     match program {
         "pilot-discovery" => format!("{ISTIO}/pilot/cmd/pilot-discovery"),
+        "install-cni" | "istio-cni" => format!("{ISTIO}/cni/cmd/{program}"),
         "echo-client" => format!("{ISTIO}/pkg/test/echo/cmd/client"),
         "echo-server" => format!("{ISTIO}/pkg/test/echo/cmd/server"),
         kubernetes => format!("{KUBERNETES}/cmd/{kubernetes}"),

@@ -23,6 +23,8 @@ pub struct Ca {
     /// The lifetime that certificates are asked for with.
     #[serde(default = "certificate_ttl", deserialize_with = "ttl")]
     pub certificate_ttl: Duration,
+    /// File with the authority's revocation lists, PEM or DER.
+    pub crl: Option<PathBuf>,
 }
 
 /// Where the CNI agent hands over its pods.

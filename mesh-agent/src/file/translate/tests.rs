@@ -114,6 +114,13 @@ fn mistakes() {
 }
 
 #[test]
+fn certificates_for_no_time() {
+    let text = NODE.replace("token: /t", "token: /t, certificate_ttl: 5s");
+    let Err(error) = read(&text) else { panic!("accepted") };
+    assert!(error.contains("certificates of 5s; the shortest lifetime is 10s"), "{error}");
+}
+
+#[test]
 fn the_cni_agents_socket() {
     let zds = |written: &str| {
         let text = NODE.replace("  name: n1\n", &format!("  name: n1\n{written}"));

@@ -132,8 +132,12 @@ proptest! {
                     store.remove_policy(&policy(number));
                 }
                 Step::Look => {
+                    let said = store.is_changed();
                     let world = store.world();
-                    kept.push((answers(&world), world));
+                    let now = answers(&world);
+                    let before = kept.last().map_or_else(|| answers(&World::new(place(), [].into(), [].into(), [].into())), |(then, _)| Vec::clone(then));
+                    prop_assert!(said || now == before, "a change that nobody would be told of");
+                    kept.push((now, world));
                 }
             }
         }
@@ -163,6 +167,21 @@ fn only_what_judgement_depends_on_makes_a_new_verdict() {
     assert!(store.world().judges_like(&third), "nothing has changed");
     store.remove_policy(&policy(0));
     assert!(store.world().judges_like(&third), "there was none");
+}
+
+/// As most pods are before they are in the mesh: on another node, and of no service.
+#[test]
+fn a_workload_of_no_service_is_a_change_as_well() {
+    let mut store = Store::new(place());
+    for change in [workload(0, 1, &[], "n2"), workload(0, 2, &[], "n2")] {
+        store.put_workload(change.clone());
+        assert!(store.is_changed());
+        store.world();
+        store.put_workload(change);
+        assert!(!store.is_changed(), "it is the same one");
+    }
+    store.remove_workload("c//Pod/ns/w0");
+    assert!(store.is_changed());
 }
 
 /// Section 1.10: a name with more slashes is a workload that is gone already.

@@ -1,0 +1,91 @@
+//! A lab's control groups: those in which its pods' containers are, by the lab's name in each hierarchy of the machine.
+//!
+//! A machine has one hierarchy (cgroup v2), or several (v1, and maybe v2 beside them). What a kubelet or a container
+//! runtime makes is in all of them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+
+/// The folder of the lab `name` in the hierarchy of cgroup v2, without making it.
+pub(crate) fn unified(name: &str) -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mut found = mounts.lines().filter_map(|line| mounted(line, "cgroup2"));
+    let root = found.next().context("no hierarchy of cgroup v2 is mounted")?;
+    Ok(root.join(folder(name)))
+}
+
+/// The name of a lab's folder, in every hierarchy.
+pub(crate) fn folder(name: &str) -> String {
+    format!("mesh-lab.{name}")
+}
+
+/// The folders that there are of the lab `name`.
+pub(crate) fn of(name: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let kinds = ["cgroup2", "cgroup"];
+    let roots = mounts.lines().filter_map(|line| kinds.iter().find_map(|kind| mounted(line, kind)));
+    let mut found: Vec<_> = roots.map(|root| root.join(folder(name))).filter(|path| path.is_dir()).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The processes in a group and in all below it.
+pub(crate) fn inhabitants(group: &Path) -> Vec<Pid> {
+    let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let own = listed.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw));
+    own.chain(below(group).iter().flat_map(|child| inhabitants(child))).collect()
+}
+
+/// Removes a group and all below it, which must be empty of processes. One that is gone is as well.
+pub(crate) fn remove(group: &Path) -> Result<()> {
+    below(group).iter().try_for_each(|child| remove(child))?;
+    match fs::remove_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| group.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn below(group: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// The mount point of a line of `/proc/self/mounts`, if it is of this type.
+fn mounted(line: &str, kind: &str) -> Option<PathBuf> {
+    let mut words = line.split(' ').skip(1);
+    let place = words.next()?;
+    (words.next()? == kind).then(|| PathBuf::from(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_by_type() {
+        let line = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0";
+        assert_eq!(mounted(line, "cgroup2"), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(mounted(line, "cgroup"), None);
+        assert_eq!(mounted("", "cgroup"), None);
+    }
+
+    #[test]
+    fn groups_are_found_and_removed_with_all_below() {
+        // Folders do as well: what differs is that they have no files.
+        let place = tempfile::tempdir().unwrap();
+        let group = place.path().join("group");
+        fs::create_dir_all(group.join("a/b")).unwrap();
+        fs::create_dir_all(group.join("c")).unwrap();
+        assert_eq!(inhabitants(&group), []);
+        remove(&group).unwrap();
+        assert!(!group.exists());
+        remove(&group).unwrap();
+    }
+}
