@@ -14,6 +14,7 @@
 //! | [`networks`] | tunnels in tunnels to another network, as istiod tells of it |
 //! | [`rotation`] | another root of trust |
 //! | [`statuses`] | every status of a CONNECT, as foreign clients see it |
+//! | [`foreign`] | an HBONE client of Python's |
 //! | [`xds`], [`csr`], [`grpc`] | small clients that are not the agent's |
 //! | [`support`] | changes and their effect, and a load that must not fail |
 
@@ -25,6 +26,7 @@ mod discovery;
 mod echo;
 mod endpoints;
 mod environment;
+mod foreign;
 mod grpc;
 mod mesh;
 mod networks;

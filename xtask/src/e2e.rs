@@ -33,8 +33,8 @@ enum Suite {
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     match &args.suite {
         Suite::Istio { filters } => {
-            let built = kube::build::ensure(root)?;
             setup::provide_module(root, "h2", "python3-h2")?;
+            let built = kube::build::ensure(root)?;
             let mut tests = test::suite(root, "istio")?;
             tests.env(tools::VARIABLE, built).args(filters);
             test::run_suite("end-to-end tests against istiod", &mut tests)

@@ -1,6 +1,6 @@
 """An HBONE client that shares no code with the agent: Python's h2 over OpenSSL.
 
-ADDRESS PORT CERTIFICATE KEY as arguments; on standard input one request a line, "METHOD AUTHORITY" ("-" for none). All go
+ADDRESS PORT CERTIFICATE KEY ROOTS as arguments; on standard input one request a line, "METHOD AUTHORITY" ("-" for none). All go
 over one connection. Answers with one line each: STATUS, whether that was all of the stream ("end" or "open"), the header
 `baggage` or "-". A stream that is open gets "hello" and must send it back. "reset CODE" is a stream that was reset.
 """
@@ -17,12 +17,13 @@ PATIENCE = 15
 WORD = b"hello"
 
 
-def connect(address, port, certificate, key):
+def connect(address, port, certificate, key, roots):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # The names of this world are SPIFFE ids, of which Python knows nothing; who is there is not what is tested.
+    # The names of this world are SPIFFE ids, of which Python knows nothing: whoever has a certificate of the mesh may be there.
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(roots)
     context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["h2"])
     return context.wrap_socket(socket.create_connection((address, port), PATIENCE))
@@ -88,8 +89,8 @@ class Client:
 
 
 def main():
-    address, port, certificate, key = sys.argv[1:]
-    client = Client(connect(address, int(port), certificate, key))
+    address, port, *files = sys.argv[1:]
+    client = Client(connect(address, int(port), *files))
     for line in sys.stdin:
         method, authority = line.split()
         try:

@@ -1,9 +1,13 @@
 //! Another root of trust, as an operator brings it in: trust both, sign with the new one, trust the new one alone.
 
 use std::fs;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use mesh_e2e::authority::Issued;
 use mesh_e2e::kube::Root;
 use mesh_e2e::{Lab, eventually};
 use serde_json::Value;
@@ -11,6 +15,7 @@ use x509_parser::pem::Pem;
 
 use super::csr;
 use super::echo::{self, EchoClient};
+use super::foreign::Foreign;
 use super::support::under_load;
 
 use crate::runner::say;
@@ -30,23 +35,17 @@ pub(super) fn without_a_break(lab: &mut Lab) -> Result<()> {
     let (past, url) = (csr::for_pod(lab, "plain")?, format!("tcp://{}", server.at4(8080)));
     let client = |issued| EchoClient::new("plain", server.at4(15008)).proven_by(issued);
     ensure!(client(&past).call(lab, &url)?.succeeded, "the old root's client, before all that");
-    under_load(lab, server.at4(8081), || {
-        for (what, signing, trusted) in [
-            ("both roots are trusted", old, vec![old, new]),
-            ("the new one signs", new, vec![old, new]),
-            ("the new one alone is trusted", new, vec![new]),
-        ] {
-            let start = std::time::Instant::now();
-            let authority = kube.plug_in(signing, &trusted)?;
-            kube.istiod().stop()?;
-            kube.istiod().launch()?;
-            kube.istiod().wait_ready()?;
-            kube.mount_roots(&trusted)?;
-            eventually(RENEWED, || ["n1", "n2"].iter().try_for_each(|node| holds(lab, node, &authority, &trusted)))
-                .with_context(|| what.to_owned())?;
-            say(format_args!("{what}: everywhere after {:.1} s", start.elapsed().as_secs_f64()));
-        }
-        Ok(())
+    let peers = Peers { slow: Mutex::new(csr::for_pod(lab, "plain")?), stop: AtomicBool::new(false) };
+    thread::scope(|scope| {
+        let shaking = scope.spawn(|| peers.shake_hands(lab));
+        let told = under_load(lab, server.at4(8081), || {
+            steps(lab, [old, new], || {
+                *peers.slow.lock().unwrap_or_else(PoisonError::into_inner) = csr::for_pod(lab, "plain")?;
+                Ok(())
+            })
+        });
+        peers.stop.store(true, Ordering::Relaxed);
+        shaking.join().unwrap_or_else(|_| bail!("the peers panicked")).and(told)
     })?;
     for node in ["n1", "n2"] {
         let failed = lab.agent(node).log().access().into_iter().find(|line| line.error().contains("tls: "));
@@ -59,6 +58,58 @@ pub(super) fn without_a_break(lab: &mut Lab) -> Result<()> {
     ensure!(proves(lab, new)?, "the server does not prove itself under the new root");
     ensure!(!proves(lab, old)?, "the server proves itself under the old root");
     Ok(())
+}
+
+/// The three steps; `done` after each.
+fn steps(lab: &Lab, [old, new]: [&Root; 2], done: impl Fn() -> Result<()>) -> Result<()> {
+    let kube = lab.kube();
+    for (what, signing, trusted) in [
+        ("both roots are trusted", old, vec![old, new]),
+        ("the new one signs", new, vec![old, new]),
+        ("the new one alone is trusted", new, vec![new]),
+    ] {
+        let start = Instant::now();
+        let authority = kube.plug_in(signing, &trusted)?;
+        kube.istiod().stop()?;
+        kube.istiod().launch()?;
+        kube.istiod().wait_ready()?;
+        kube.mount_roots(&trusted)?;
+        eventually(RENEWED, || ["n1", "n2"].iter().try_for_each(|node| holds(lab, node, &authority, &trusted)))
+            .with_context(|| what.to_owned())?;
+        say(format_args!("{what}: everywhere after {:.1} s", start.elapsed().as_secs_f64()));
+        done()?;
+    }
+    Ok(())
+}
+
+/// Two peers that are not the agent's, one with the newest certificate that there is, one that renews its own at the last
+/// moment: after each step, when all others have theirs. Tunnels that are there go on; these want new ones all the time.
+struct Peers {
+    slow: Mutex<Issued>,
+    stop: AtomicBool,
+}
+
+impl Peers {
+    fn shake_hands(&self, lab: &Lab) -> Result<()> {
+        let mut newest = csr::for_pod(lab, "plain")?;
+        let (mut count, to) = (0, lab.pod("server"));
+        let own = to.at4(8081).to_string();
+        while !self.stop.load(Ordering::Relaxed) {
+            // There is none while istiod starts.
+            if let Ok(issued) = csr::for_pod(lab, "plain") {
+                newest = issued;
+            }
+            let slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for (who, issued) in [("the newest certificate", &newest), ("one that is renewed last", &slow)] {
+                let answer = Foreign::start(lab, to.at4(15008), issued).and_then(|mut peer| peer.ask("CONNECT", &own));
+                let answer = answer.with_context(|| format!("handshake {count}, with {who}"))?;
+                ensure!(answer.starts_with("200 open"), "handshake {count}, with {who}: {answer}");
+                count += 1;
+            }
+        }
+        say(format_args!("    {count} new tunnels of foreign peers"));
+        Ok(())
+    }
 }
 
 /// The agent's certificates are signed by `authority`, and exactly the roots are trusted.

@@ -1,16 +1,13 @@
 //! The statuses of a CONNECT (protocol note, section 5.3), as clients see them that are not ours: Istio's own, and Python's
 //! HTTP/2.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::authority::Issued;
 use mesh_e2e::{Lab, eventually};
 
 use super::csr;
 use super::echo::{self, EchoClient};
+use super::foreign::Foreign;
 use super::support::{LIMIT, SOON, ask, policy};
 
 const HBONE: u16 = 15008;
@@ -18,52 +15,6 @@ const APP: u16 = 8080;
 const PROTOCOL_ERROR: u32 = 1;
 /// Nobody listens there.
 const CLOSED: u16 = 9;
-/// With Debian's package python3-h2.
-const PYTHON: &str = "/usr/bin/python3";
-
-/// One connection of `foreign.py`, from a pod that nothing captures.
-struct Foreign {
-    process: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Foreign {
-    fn start(lab: &Lab, to: SocketAddr, issued: &Issued) -> Result<Self> {
-        let mut command = lab.pod("plain").command(PYTHON);
-        command.args(["-c", include_str!("foreign.py"), &to.ip().to_string(), &to.port().to_string()]);
-        command.arg(&issued.certificate).arg(&issued.key).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().context(PYTHON)?;
-        let (input, output) =
-            (process.stdin.take().context("its input")?, process.stdout.take().context("its output")?);
-        Ok(Self { process, input, output: BufReader::new(output) })
-    }
-
-    /// What is answered to a request.
-    fn ask(&mut self, method: &str, authority: &str) -> Result<String> {
-        writeln!(self.input, "{method} {authority}")?;
-        let mut line = String::new();
-        let length = self.output.read_line(&mut line)?;
-        ensure!(length > 0, "foreign.py has ended (Debian package python3-h2?)");
-        Ok(line.trim().to_owned())
-    }
-
-    /// The same, which must be an error status without a body.
-    fn refused(&mut self, method: &str, authority: &str, status: u16) -> Result<()> {
-        let answer = self.ask(method, authority)?;
-        ensure!(answer == format!("{status} end -"), "{method} {authority}: {answer}, not {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
 /// Each status for each reason, all on one connection, which stays; then the same from Istio's client, as far as it can.
 pub(super) fn all(lab: &Lab) -> Result<()> {
     let (server, kubectl, issued) = (lab.pod("server"), lab.kube().kubectl(), csr::for_pod(lab, "plain")?);
