@@ -1,7 +1,7 @@
 //! The end-to-end tests on a real Kubernetes cluster: `kube [--list] [FILTER...]`, as `cargo xtask e2e kube` runs it. The
 //! runner is that of the other end-to-end tests.
 
-#[allow(dead_code, reason = "the runner can do more than these cases ask of it")]
+#[allow(dead_code, unused_imports, reason = "the runner can do more than these cases ask of it")]
 mod runner;
 
 mod kube;
