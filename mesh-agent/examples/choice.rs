@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use mesh_agent::model::addr::NetworkAddress;
 use mesh_agent::model::route::{Trip, no_names, route};
 use mesh_agent::model::service::ServiceKey;
@@ -49,19 +50,27 @@ fn endpoints(count: u32) -> Result<f64, Box<dyn std::error::Error>> {
     Ok(best(|draw| drop(black_box(route(&world, &Trip { source: &source, to, draw, names: &no_names })))))
 }
 
-/// The service of an address among so many blocks.
+/// Where a block starts: none is within another.
+fn first(number: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(first_bits(number)))
+}
+
+fn first_bits(number: u32) -> u32 {
+    0x1400_0000 | number << 10
+}
+
+/// The service of an address among so many blocks, of four lengths.
 fn blocks() -> Result<f64, Box<dyn std::error::Error>> {
     let block = |number: u32| {
-        let [.., high, low] = number.to_be_bytes();
         let mut service = Service::new(ServiceKey::new("default", &format!("block-{number}")), "block");
-        service.cidr_vips = vec![(Arc::from(SHARED), format!("20.{high}.{low}.0/24").parse()?)];
+        service.cidr_vips = vec![(Arc::from(SHARED), IpNet::new(first(number), 22 + 2 * (number % 4) as u8)?)];
         Ok::<_, Box<dyn std::error::Error>>(service)
     };
     let services = (0..BLOCKS).map(block).collect::<Result<Vec<_>, _>>()?;
     let world = World::new(place(), Vec::new(), services, Vec::new());
     let address = |draw: u64| {
         let number = u32::try_from(((draw >> 32) * u64::from(BLOCKS)) >> 32).unwrap_or_default();
-        IpAddr::V4(Ipv4Addr::from_bits(0x1400_0000 | number << 8 | 7))
+        IpAddr::V4(Ipv4Addr::from_bits(first_bits(number) | 7))
     };
     world.service_at(SHARED, address(u64::MAX / 2), "default").ok_or("no block is found")?;
     Ok(best(|draw| {

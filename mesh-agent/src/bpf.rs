@@ -17,9 +17,7 @@ use std::path::PathBuf;
 pub enum BpfError {
     #[error("this binary was built without eBPF (MESH_EBPF=skip); build it again without that setting")]
     BuiltWithout,
-    #[error(
-        "cannot load the {name} programs, maybe a capability (CAP_BPF, CAP_NET_ADMIN) or kernel 5.15 is missing: {cause}"
-    )]
+    #[error("cannot load the {name} programs, maybe a capability (CAP_BPF, CAP_NET_ADMIN) is missing: {cause}")]
     Load { name: &'static str, cause: aya::EbpfError },
     #[error("program {name}: {}", brief(cause))]
     Program { name: String, cause: aya::programs::ProgramError },

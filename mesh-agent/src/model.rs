@@ -4,6 +4,7 @@
 //! reach its application. Both read an immutable [`World`]; a new configuration is a new `World`, made by one
 //! [`store::Store`] and read by many. Deliberately absent: sockets, async code, protobuf, Kubernetes and YAML types.
 
+pub mod accepted;
 pub mod addr;
 pub mod authorize;
 pub mod balance;

@@ -14,6 +14,7 @@ mod mesh;
 mod metrics;
 mod pages;
 mod pods;
+mod revocation;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,8 +35,8 @@ use crate::dns::{self, Ipv6, Realm, Upstream};
 use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
-use crate::identity::Certs;
 use crate::identity::ca::{CaClient, CaConfig};
+use crate::identity::{Certs, Revocations};
 use crate::model::{PodSpec, World};
 use crate::pods::capture::{Capture, Kernel};
 use crate::pods::driver::{self, Driver, PodStatus, Retry, Settings};
@@ -43,7 +44,7 @@ use crate::pods::listeners::Names;
 use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
-use crate::sys::{caps, limits, memory, signal};
+use crate::sys::{caps, kernel, limits, memory, signal};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::telemetry::log::Log;
@@ -69,6 +70,7 @@ pub(crate) struct View {
     loads: watch::Receiver<LoadState>,
     pods: watch::Receiver<Vec<PodStatus>>,
     certs: Certs,
+    revocations: Revocations,
     shards: Shards,
     capture: Arc<dyn Capture>,
     facts: Option<Arc<dyn KernelFacts>>,
@@ -79,6 +81,7 @@ pub(crate) struct View {
 /// Runs the node agent until SIGTERM or SIGINT.
 pub fn run(path: &Path, log: Log) -> anyhow::Result<()> {
     caps::require_root()?;
+    kernel::require()?;
     limits::raise_open_files();
     // Watched before it is read, so that no edit falls between.
     let edits = file::watch::changes(path);
@@ -102,7 +105,8 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
     let ready = Ready::new();
     let enrolled = ready.gate("pods");
     let kernel = kernel(&node)?;
-    let certs = Certs::start(CaClient::new(authority(&node)), &tasks);
+    let revocations = revocation::follow(node.ca.crl.as_deref(), &tasks);
+    let certs = Certs::start(CaClient::new(authority(&node), revocations.clone()), &tasks);
     certs.keep_only(&config.identities);
     let feeds = Feeds::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
@@ -120,6 +124,7 @@ async fn serve(path: &Path, edits: Edits, config: Config, log: Log) -> anyhow::R
         loads,
         pods: pods.clone(),
         certs: certs.clone(),
+        revocations,
         shards,
         capture: kernel.capture,
         facts: kernel.facts,
@@ -200,6 +205,7 @@ fn authority(node: &Node) -> CaConfig {
         token: node.ca.token.clone(),
         server_name: node.ca.server_name.clone(),
         cluster: node.cluster.clone(),
+        lifetime: node.ca.certificate_ttl,
     }
 }
 

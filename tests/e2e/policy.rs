@@ -8,6 +8,7 @@
 //! | [`mutual_tls`] | PeerAuthentication |
 //! | [`denial`] | what a denied connection looks like: to its client, in logs, in metrics |
 //! | [`revocation`] | policies that change under open connections |
+//! | [`revoked`] | certificates that are taken back under open connections |
 
 mod denial;
 mod matchers;
@@ -15,6 +16,7 @@ mod matrix;
 mod meaning;
 mod mutual_tls;
 mod revocation;
+mod revoked;
 
 use crate::runner::{Case, Fixture};
 use matrix::topology;
@@ -43,4 +45,5 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("strict_mode_closes_plain_connections_only", &LAB, revocation::strict),
     Case::shared("trap_24_changed_labels_bring_a_policy_to_open_connections", &LAB, revocation::relabelled),
     Case::shared("a_change_that_still_allows_closes_nothing", &LAB, revocation::harmless),
+    Case::fresh("a_revoked_certificate_cuts_its_holder_off", revoked::topology, revoked::both_directions),
 ];

@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use case::When;
 pub(crate) use case::{Case, Fixture};
 use mesh_e2e::binary;
 use place::Place;
@@ -44,7 +45,7 @@ pub(crate) fn run(groups: &[Group]) -> ExitCode {
     let all = groups.iter().flat_map(|group| group.cases.iter().copied().flatten().map(|case| (group.name, case)));
     let chosen: Vec<(String, &Case)> = all
         .map(|(group, case)| (format!("{group}/{}", case.name), case))
-        .filter(|(name, _)| wish.wants(name))
+        .filter(|(name, case)| wish.wants(name, case))
         .collect();
     if wish.list {
         chosen.iter().for_each(|(name, _)| say(name));
@@ -124,8 +125,11 @@ impl Wish {
         Ok(wish)
     }
 
-    fn wants(&self, name: &str) -> bool {
-        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+    fn wants(&self, name: &str, case: &Case) -> bool {
+        match case.when {
+            When::Always => self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str())),
+            When::Named => self.list || self.filters.iter().any(|filter| filter == name || filter == case.name),
+        }
     }
 }
 

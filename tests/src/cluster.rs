@@ -240,7 +240,8 @@ impl Cluster {
 /// istiod on the host of the API server, with its resource definitions; its Service leads there.
 fn istiod(ground: &Ground, api: &Api, settings: &kube::Settings) -> Result<Istiod> {
     kube::define(api.kubectl(), ground)?;
-    let istiod = Istiod::start(ground, settings, TRUST_DOMAIN)?;
+    let istiod = Istiod::new(ground, settings, TRUST_DOMAIN)?;
+    istiod.launch()?;
     istiod.wait_published(api.kubectl())?;
     api.kubectl().apply(&objects::istiod(node_addresses(wiring::KUBE)).to_string())?;
     Ok(istiod)

@@ -34,6 +34,7 @@
 //! | `keys` | the API server's certificate, its administrator |
 //! | [`daemon`] | one program: folder, log, pid file, start and stop |
 //! | [`api`], [`istiod`] | the programs |
+//! | [`cacerts`] | roots of an operator's own for istiod's authority |
 //! | [`cni`] | Istio's CNI agent on the lab's nodes |
 //! | [`kubectl`] | applying, deleting, asking |
 //! | `objects`, `kubelet`, [`mod@init`], [`container`], `tokens` | what a kubelet, its node's processes and its tokens would be |
@@ -54,6 +55,7 @@ use crate::topology::{Pod, Service};
 use crate::world::World;
 
 pub mod api;
+pub mod cacerts;
 pub mod cni;
 pub mod container;
 pub mod daemon;
@@ -71,6 +73,7 @@ pub mod tools;
 
 pub use api::Api;
 pub(crate) use api::Controllers;
+pub use cacerts::Root;
 pub use cni::{IstioCni, Rules};
 pub use container::Container;
 pub use daemon::Daemon;
@@ -97,6 +100,7 @@ pub struct Kube {
     api: Api,
     ground: Ground,
     nodes: Vec<(String, [IpAddr; 2])>,
+    root: Option<Root>,
 }
 
 impl Kube {
@@ -111,14 +115,20 @@ impl Kube {
         let kubectl = api.kubectl();
         define(kubectl, &ground)?;
         kubectl.apply(&objects::root_namespace(settings.network.as_deref()).to_string())?;
-        let istiod = Istiod::start(&ground, settings, trust_domain)?;
+        let istiod = Istiod::new(&ground, settings, trust_domain)?;
+        let root = settings.plugged_in.as_deref().map(Root::new).transpose()?;
+        if let Some(root) = &root {
+            cacerts::apply(kubectl, root, &[root])?;
+            cacerts::mount(kubectl, istiod.directory())?;
+        }
+        istiod.launch()?;
         let hosts: Vec<_> = nodes.iter().map(|(name, addresses)| (name.as_str(), *addresses)).collect();
         kubelet::populate(kubectl, &hosts, world).context("the lab's nodes and pods, in Kubernetes")?;
         let names: Vec<_> = hosts.iter().map(|(name, _)| *name).collect();
         let tokens = Tokens::start(kubectl, ground.file("tokens"), &names).context("the agents' tokens")?;
         istiod.wait_published(kubectl)?;
         let door = door(&ground, Api::address())?;
-        Ok(Self { tokens, door, istiod, api, ground, nodes })
+        Ok(Self { tokens, door, istiod, api, ground, nodes, root })
     }
 
     /// The API server, its store and its controllers.
@@ -128,6 +138,24 @@ impl Kube {
 
     pub fn istiod(&self) -> &Istiod {
         &self.istiod
+    }
+
+    /// The root with which a plugged-in authority started.
+    pub fn first_root(&self) -> Option<&Root> {
+        self.root.as_ref()
+    }
+
+    /// Changes the secret `cacerts` and istiod's files of it: an authority under `signing`, whose certificate this gives, and
+    /// `trusted` as all the roots. istiod takes other roots over when it is started again.
+    pub fn plug_in(&self, signing: &Root, trusted: &[&Root]) -> Result<String> {
+        let authority = cacerts::apply(self.kubectl(), signing, trusted)?;
+        cacerts::mount(self.kubectl(), self.istiod.directory())?;
+        Ok(authority)
+    }
+
+    /// Waits until istiod has published exactly these roots, and brings the agents' file up to date, as the kubelet does.
+    pub fn mount_roots(&self, roots: &[&Root]) -> Result<()> {
+        self.istiod.wait_roots(self.kubectl(), &cacerts::bundle(roots))
     }
 
     /// kubectl, as an administrator.
@@ -146,8 +174,9 @@ impl Kube {
     }
 
     /// What a node's agent is told of its certificate authority, as the fields of `ca` in its file.
-    pub fn ca(&self, node: &str) -> Value {
+    pub fn ca(&self, node: &str, certificate_ttl: &str) -> Value {
         json!({
+            "certificate_ttl": certificate_ttl,
             "address": format!("https://{}", Istiod::address()),
             "root": self.istiod.root(),
             "token": self.token(node),

@@ -14,7 +14,7 @@ use crate::authority::{Authority, Place, replace};
 use crate::binary;
 use crate::envoy::{self, Envoy};
 use crate::eventually::eventually;
-use crate::kube::{self, Ground, Kube};
+use crate::kube::{Ground, Kube};
 use crate::namespace::Namespace;
 use crate::nginx::Nginx;
 use crate::place::{Node, RunningPod, join, open};
@@ -326,9 +326,8 @@ impl Lab {
         Kube::start(ground, (settings, &self.settings.trust_domain), nodes, &self.world()).map(Some)
     }
 
-    fn mesh_is_istiods(&self) -> bool {
-        let of = |settings: &kube::Settings| settings.mesh_from == kube::settings::MeshFrom::Istiod;
-        self.settings.kubernetes.as_ref().is_some_and(of)
+    fn mesh_is_istiods(&self, node: &Node) -> bool {
+        self.settings.kubernetes.as_ref().is_some_and(|kubernetes| kubernetes.mesh_is_istiods(&node.name))
     }
 
     /// Writes the authority's file and every node's.
@@ -339,11 +338,11 @@ impl Lab {
         self.authority.allow(&allowed.collect::<Vec<_>>())?;
         for node in &self.nodes {
             let ca = match &self.kube {
-                Some(kube) => kube.ca(&node.name),
+                Some(kube) => kube.ca(&node.name, &self.settings.certificate_ttl),
                 None => self.authority.for_node(&node.name)?,
             };
             let mut settings = node.settings(&self.settings, ca);
-            if let (Some(kube), true) = (&self.kube, self.mesh_is_istiods()) {
+            if let (Some(kube), true) = (&self.kube, self.mesh_is_istiods(node)) {
                 settings["xds"] = kube.xds(&node.name);
             }
             settings["network"] = world.network(&node.name).into();

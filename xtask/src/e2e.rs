@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use mesh_e2e::kube::tools;
 
-use crate::{cluster, kube, test};
+use crate::{cluster, kube, setup, test};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 enum Suite {
     /// Against a real istiod on a real API server
     Istio {
-        /// Only cases whose name contains one of these
+        /// Only cases whose name contains one of these; cases of many minutes run only when this is their whole name
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
     },
@@ -34,6 +34,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     match &args.suite {
         Suite::Istio { filters } => {
             let built = kube::build::ensure(root)?;
+            setup::provide_module(root, "h2", "python3-h2")?;
             let mut tests = test::suite(root, "istio")?;
             tests.env(tools::VARIABLE, built).args(filters);
             test::run_suite("end-to-end tests against istiod", &mut tests)

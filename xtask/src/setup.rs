@@ -63,6 +63,16 @@ pub(crate) fn provide(root: &Path, programs: &[(&str, &str)]) -> Result<()> {
     install(root, &missing.map(|(_, package)| *package).collect::<Vec<_>>())
 }
 
+/// Installs the Debian package of a module of Debian's Python that is not there.
+pub(crate) fn provide_module(root: &Path, module: &str, package: &str) -> Result<()> {
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", &format!("import {module}")]).stdout(Stdio::null()).stderr(Stdio::null());
+    if python.status().is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    install(root, &[package])
+}
+
 fn prepare(root: &Path, report: Report) -> Result<()> {
     let found = |what: String| {
         if report == Report::Everything {

@@ -21,6 +21,9 @@ pub struct Status {
     pub istiod: Option<Istiod>,
     pub pods: Vec<Pod>,
     pub certificates: Vec<Certificate>,
+    /// The authority's revocation list, if the node has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocation: Option<Revocation>,
     pub connections: Connections,
     /// Counters of the capture programs, in display order.
     pub capture: Vec<Counter>,
@@ -60,6 +63,19 @@ pub struct Istiod {
     /// The latest resources that could not be used, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<String>,
+}
+
+/// The revocation list in force, and why its file as it is now is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    pub file: String,
+    /// Serial numbers in it.
+    pub entries: u64,
+    /// Seconds since it was loaded; absent if it never was, and nothing is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejected>,
 }
 
 /// An edit that is not in force.

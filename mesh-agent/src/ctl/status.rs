@@ -1,7 +1,7 @@
 //! `ctl status`: one screen that answers "is this node all right?" from top to bottom.
 
 use super::text::{or_dash, seconds, table};
-use crate::admin::documents::{Certificate, Config, Counter, Istiod, Pod, Status};
+use crate::admin::documents::{Certificate, Config, Counter, Istiod, Pod, Revocation, Status};
 
 pub(super) fn render(status: &Status) -> String {
     let mut screen = head(status);
@@ -35,6 +35,12 @@ fn head(status: &Status) -> String {
         lines.push(("istiod", self::istiod(istiod)));
         lines.extend(istiod.rejected.iter().map(|rejected| ("", format!("REJECTED {rejected}"))));
     }
+    if let Some(revocation) = &status.revocation {
+        lines.push(("revocation", self::revocation(revocation)));
+        if let Some(rejected) = &revocation.rejected {
+            lines.push(("", format!("LIST REJECTED {} ago: {}", seconds(rejected.ago_s), rejected.reason)));
+        }
+    }
     let open = status.connections;
     let connections = format!("{} outbound, {} inbound, on {} shards", open.outbound, open.inbound, status.shards);
     lines.push(("connections", connections));
@@ -56,6 +62,16 @@ fn istiod(istiod: &Istiod) -> String {
     match &istiod.error {
         Some(error) => format!("{text}: {error}"),
         None => text,
+    }
+}
+
+fn revocation(revocation: &Revocation) -> String {
+    match revocation.loaded_s {
+        None => format!("{}, NOT LOADED: nothing is revoked", revocation.file),
+        Some(loaded) => {
+            let entries = if revocation.entries == 1 { "certificate" } else { "certificates" };
+            format!("{}, loaded {} ago: {} {entries} revoked", revocation.file, seconds(loaded), revocation.entries)
+        }
     }
 }
 

@@ -68,6 +68,7 @@ fn status() -> Status {
         istiod: None,
         pods: vec![pod, failed],
         certificates: vec![certificate],
+        revocation: None,
         connections: Connections { outbound: 3, inbound: 1 },
         capture: vec![Counter { name: "egress captured".to_owned(), value: 1234 }],
         log_filter: "info".to_owned(),

@@ -57,7 +57,7 @@ pub enum OpenError {
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Starts HTTP/2 on `io`, which is past its TLS handshake. The returned future drives the connection and must be
-/// spawned; it ends when the connection does.
+/// spawned; it ends when the connection does. Dropped, it ends the connection.
 pub async fn start<T, P>(
     io: T,
     peer: P,
@@ -91,13 +91,22 @@ async fn drive<T>(mut connection: Connection<T, Bytes>, state: Rc<State>) -> Res
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    // Also when whoever runs this stops doing so.
+    let _end = End(state);
     let pings = keep_alive(connection.ping_pong());
-    let result = tokio::select! {
+    tokio::select! {
         result = connection => result,
         () = pings => Ok(()),
-    };
-    state.ended.set(true);
-    result
+    }
+}
+
+/// Takes a tunnel out of use when its connection is dropped.
+struct End(Rc<State>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.ended.set(true);
+    }
 }
 
 impl<P> Tunnel<P> {

@@ -9,6 +9,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::csr;
+use super::revocation::Revocations;
 use super::tls::{BadChain, Credentials};
 use crate::model::Identity;
 use crate::proto::ca::IstioCertificateRequest;
@@ -26,10 +27,10 @@ pub struct CaConfig {
     /// Another name than the address's that the endpoint's certificate is to have.
     pub server_name: Option<String>,
     pub cluster: String,
+    /// Wanted lifetime of a certificate; the authority may refuse it, or give another.
+    pub lifetime: Duration,
 }
 
-/// Wanted lifetime of a certificate.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why no certificate came.
@@ -74,11 +75,13 @@ pub trait Certify: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct CaClient {
     config: Arc<CaConfig>,
+    revocations: Revocations,
 }
 
 impl CaClient {
-    pub fn new(config: CaConfig) -> Self {
-        Self { config: Arc::new(config) }
+    /// Peers will be looked up in `revocations`.
+    pub fn new(config: CaConfig, revocations: Revocations) -> Self {
+        Self { config: Arc::new(config), revocations }
     }
 
     fn read(path: &PathBuf) -> Result<String, CaError> {
@@ -103,7 +106,7 @@ impl CaClient {
             .map_err(unreachable)?;
         let mut request = tonic::Request::new(IstioCertificateRequest {
             csr,
-            validity_duration: i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX),
+            validity_duration: i64::try_from(config.lifetime.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(impersonating(identity)),
         });
         let bearer = format!("Bearer {}", Self::read(&config.token)?.trim());
@@ -121,7 +124,7 @@ impl Certify for CaClient {
     async fn certify(&self, identity: &Identity) -> Result<Credentials, CaError> {
         let request = csr::request(identity)?;
         let chain = self.ask(identity, request.csr.clone()).await?;
-        Ok(Credentials::new(identity, &chain, request.key())?)
+        Ok(Credentials::new(identity, &chain, request.key(), &self.revocations)?)
     }
 }
 

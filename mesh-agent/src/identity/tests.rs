@@ -1,18 +1,20 @@
 //! An authority for the tests of this module: it signs what a real one signs, and what a real one never would.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, SerialNumber,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
 
 use super::csr;
+use super::revocation::Revocations;
 use super::tls::Credentials;
 use super::verify::{Expected, Verifier};
 use crate::control::config::{ControlFile, Root};
@@ -53,15 +55,24 @@ impl Authority {
         Self { issuer: Issuer::new(&file).unwrap(), signer: Signer::new(params, key) }
     }
 
-    fn root(&self) -> CertificateDer<'static> {
+    pub(super) fn root(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.issuer.root().as_bytes()).unwrap()
+    }
+
+    pub(super) fn anchor(&self) -> TrustAnchor<'static> {
+        webpki::anchor_from_trusted_cert(&self.root()).unwrap().to_owned()
     }
 
     /// Credentials as the node gets them: by a request of its own, with the answer of `control`.
     pub(super) fn credentials(&self, identity: &Identity) -> Credentials {
+        self.wary(identity, &Revocations::default())
+    }
+
+    /// The same, with an eye on revocation lists.
+    pub(super) fn wary(&self, identity: &Identity, revocations: &Revocations) -> Credentials {
         let request = csr::request(identity).unwrap();
         let chain = self.issuer.sign(identity, &request.csr, Lifetime::EndsIn(HOUR)).unwrap();
-        Credentials::new(identity, &chain, request.key()).unwrap()
+        Credentials::new(identity, &chain, request.key(), revocations).unwrap()
     }
 
     /// What `control` issues, for a peer of any kind.
@@ -80,10 +91,30 @@ impl Authority {
 
     /// A judge that trusts this authority.
     pub(super) fn verifier(&self, expected: Expected) -> Arc<Verifier> {
-        let root = self.root();
-        let anchor = webpki::anchor_from_trusted_cert(&root).unwrap().to_owned();
-        Arc::new(Verifier::new([anchor].into(), expected, Arc::new(aws_lc_rs::default_provider())))
+        let anchor = self.anchor();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Arc::new(Verifier::new([anchor].into(), expected, provider, Revocations::default()))
     }
+}
+
+/// A list of `signer`'s that revokes these serial numbers, DER. It should have been replaced long ago.
+pub(super) fn revoking(signer: &Signer<'_, KeyPair>, serials: &[&[u8]]) -> CertificateRevocationList {
+    let then = SystemTime::now() - 1000 * HOUR;
+    let revoked = |serial: &&[u8]| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: then.into(),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: then.into(),
+        next_update: (then + HOUR).into(),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(signer).unwrap()
 }
 
 /// The contents of an authority's certificate.
@@ -92,7 +123,7 @@ pub(super) fn authority(name: &str) -> CertificateParams {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
 

@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::renew::Validity;
+use super::revocation::{Revocations, Side, Tracked};
 use super::verify::{Expected, Verifier, peer_identity, validity};
 use crate::model::Identity;
 
@@ -34,6 +35,7 @@ pub struct Credentials {
     pub anchors: Vec<Described>,
     provider: Arc<CryptoProvider>,
     roots: Arc<[TrustAnchor<'static>]>,
+    revocations: Revocations,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
 }
@@ -65,8 +67,14 @@ pub enum BadChain {
 }
 
 impl Credentials {
-    /// Takes the authority's answer for `identity`: the leaf, intermediates, and last the roots, all PEM.
-    pub fn new(identity: &Identity, chain: &[String], key: PrivateKeyDer<'static>) -> Result<Self, BadChain> {
+    /// Takes the authority's answer for `identity`: the leaf, intermediates, and last the roots, all PEM. Peers are looked up
+    /// in `revocations`.
+    pub fn new(
+        identity: &Identity,
+        chain: &[String],
+        key: PrivateKeyDer<'static>,
+        revocations: &Revocations,
+    ) -> Result<Self, BadChain> {
         let [certificates @ .., roots] = chain else { return Err(BadChain::TooShort(chain.len())) };
         if certificates.is_empty() {
             return Err(BadChain::TooShort(chain.len()));
@@ -90,10 +98,10 @@ impl Credentials {
         }
         let certified = Arc::new(SingleCertAndKey::from(certified));
         let domain = Expected::TrustDomain(identity.trust_domain().into());
-        let verifier = Arc::new(Verifier::new(Arc::clone(&roots), domain, Arc::clone(&provider)));
+        let verifier = Verifier::new(Arc::clone(&roots), domain, Arc::clone(&provider), revocations.clone());
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::clone(&certified) as Arc<_>);
         server.alpn_protocols = vec![H2.to_vec()];
         server.send_tls13_tickets = 0;
@@ -105,6 +113,7 @@ impl Credentials {
             anchors: shown,
             provider,
             roots,
+            revocations: revocations.clone(),
             certified,
             server: Arc::new(server),
         })
@@ -118,16 +127,22 @@ impl Credentials {
     /// For dialling a peer that must prove one of `accepted`. Made anew for each tunnel, which is rare.
     pub fn client_config(&self, accepted: &[Identity]) -> Result<Arc<ClientConfig>, rustls::Error> {
         let expected = Expected::OneOf(accepted.into());
-        let verifier = Arc::new(Verifier::new(Arc::clone(&self.roots), expected, Arc::clone(&self.provider)));
+        let (roots, provider) = (Arc::clone(&self.roots), Arc::clone(&self.provider));
+        let verifier = Verifier::new(roots, expected, provider, self.revocations.clone());
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::clone(&self.certified) as Arc<_>);
         client.alpn_protocols = vec![H2.to_vec()];
         client.enable_sni = false;
         client.resumption = Resumption::disabled();
         Ok(Arc::new(client))
+    }
+
+    /// Keeps an eye on a peer that was verified with these credentials.
+    pub(super) fn track(&self, side: Side, certificates: Option<&[CertificateDer<'_>]>) -> Option<Tracked> {
+        self.revocations.track(side, certificates, &self.roots)
     }
 
     /// Whether the certificate can be used at `now`.

@@ -1,4 +1,5 @@
-//! The judge of peers: chain to our roots, the right key usage, and a SPIFFE identity that is expected here.
+//! The judge of peers: chain to our roots, the right key usage, nothing of it revoked, and a SPIFFE identity that is expected
+//! here.
 //!
 //! Names and addresses in certificates are not looked at (protocol note, section 5.1).
 
@@ -18,6 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::renew::Validity;
+use super::revocation::{Revocations, Side};
 use crate::model::Identity;
 
 /// Whom we expect at the other end.
@@ -46,11 +48,17 @@ pub(super) struct Verifier {
     roots: Arc<[TrustAnchor<'static>]>,
     expected: Expected,
     provider: Arc<CryptoProvider>,
+    revocations: Revocations,
 }
 
 impl Verifier {
-    pub(super) fn new(roots: Arc<[TrustAnchor<'static>]>, expected: Expected, provider: Arc<CryptoProvider>) -> Self {
-        Self { roots, expected, provider }
+    pub(super) fn new(
+        roots: Arc<[TrustAnchor<'static>]>,
+        expected: Expected,
+        provider: Arc<CryptoProvider>,
+        revocations: Revocations,
+    ) -> Self {
+        Self { roots, expected, provider, revocations }
     }
 
     fn verify(
@@ -58,11 +66,18 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        usage: KeyUsage,
+        side: Side,
     ) -> Result<(), rustls::Error> {
+        let usage = match side {
+            Side::Source => KeyUsage::server_auth(),
+            Side::Destination => KeyUsage::client_auth(),
+        };
         let certificate = EndEntityCert::try_from(leaf).map_err(refuse)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         certificate.verify_for_usage(algorithms, &self.roots, intermediates, now, usage, None, None).map_err(refuse)?;
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        let revoked = |_| rustls::Error::InvalidCertificate(CertificateError::Revoked);
+        self.revocations.check(side, &chain, &self.roots).map_err(revoked)?;
         self.check_identity(leaf)
             .map_err(|wrong| rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong)))))
     }
@@ -141,7 +156,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
+        self.verify(end_entity, intermediates, now, Side::Source)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -179,7 +194,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, KeyUsage::client_auth())?;
+        self.verify(end_entity, intermediates, now, Side::Destination)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -212,6 +227,7 @@ pub enum TlsKind {
     UntrustedRoot,
     Expired,
     NotYetValid,
+    Revoked,
     NoCertificate,
     /// The certificate is good and is somebody else's.
     WrongPeer,
@@ -295,6 +311,7 @@ impl TlsFailure {
             C::NotValidYet | C::NotValidYetContext { .. } => {
                 (TlsKind::NotYetValid, "the peer's certificate is not valid yet, maybe a clock is wrong".to_owned())
             }
+            C::Revoked => (TlsKind::Revoked, "the peer's certificate was revoked by its authority".to_owned()),
             C::UnknownIssuer => (
                 TlsKind::UntrustedRoot,
                 "the peer's certificate is signed by an authority that we do not trust".to_owned(),

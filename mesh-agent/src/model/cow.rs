@@ -5,10 +5,11 @@
 //! tree would copy less and cost four times the memory and two more cache misses for each look-up.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use equivalent::Equivalent;
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
@@ -17,7 +18,8 @@ const BUCKETS: usize = 1024;
 
 type Bucket<K, V> = Option<Arc<HashTable<(K, V)>>>;
 
-/// See the module. Values are expected to be cheap to clone (`Arc`s).
+/// See the module. Its keys are what the control plane sends, so the hash need not stand against whoever chooses keys to
+/// collide; it is seeded anew for each map all the same. Values are expected to be cheap to clone (`Arc`s).
 #[derive(Clone)]
 pub(super) struct CowMap<K, V> {
     buckets: Box<[Bucket<K, V>]>,
@@ -27,7 +29,7 @@ pub(super) struct CowMap<K, V> {
 
 impl<K, V> Default for CowMap<K, V> {
     fn default() -> Self {
-        Self { buckets: (0..BUCKETS).map(|_| None).collect(), hasher: RandomState::new(), len: 0 }
+        Self { buckets: (0..BUCKETS).map(|_| None).collect(), hasher: RandomState::default(), len: 0 }
     }
 }
 

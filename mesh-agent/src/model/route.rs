@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use mesh_common::abi::HBONE_PORT;
 
+use super::World;
+use super::accepted::Accepted;
 use super::addr::{NextHop, OrigDst};
 use super::balance::Mode;
 use super::endpoints::{NoEndpoint, Purpose};
@@ -16,7 +18,6 @@ use super::gateway::GatewayAddress;
 use super::service::{Service, ServiceKey};
 use super::workload::{Tunnel, Workload};
 use super::world::UnknownDestination;
-use super::{Identity, World};
 
 /// How to reach the destination.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ pub enum Route {
     Tunnel { leg: Leg, authority: Authority, workload: Arc<Workload>, service: Option<Arc<Service>> },
     /// A tunnel within a tunnel: `outer` ends at the gateway of another network, and takes the inner one to whoever proves
     /// one of `accepted`. Both ask for `authority`.
-    Nested { outer: Leg, accepted: Vec<Identity>, authority: Authority, workload: Arc<Workload>, service: Arc<Service> },
+    Nested { outer: Leg, accepted: Accepted, authority: Authority, workload: Arc<Workload>, service: Arc<Service> },
     /// Plain TCP to a known workload that is outside the mesh.
     Plain { next_hop: NextHop, workload: Arc<Workload>, service: Option<Arc<Service>> },
     /// Plain TCP to the address that was asked for.
@@ -36,7 +37,7 @@ pub enum Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
     pub next_hop: NextHop,
-    pub accepted: Vec<Identity>,
+    pub accepted: Accepted,
 }
 
 /// What CONNECT asks for.
@@ -110,16 +111,19 @@ impl fmt::Debug for Trip<'_> {
 pub fn route(world: &World, trip: &Trip<'_>) -> Result<Route, NoRoute> {
     let OrigDst(to) = trip.to;
     let namespace = trip.source.namespace();
-    let addressed = match world.workload_at(&world.place().network, to.ip()) {
+    let network = &world.place().network;
+    let service = world.service_at(&trip.source.network, to.ip(), namespace);
+    let addressed = match world.workload_at(network, to.ip()) {
         Some(_) => None,
-        None => world.service_at(&world.place().network, to.ip(), namespace),
+        None if trip.source.network == *network => service,
+        None => world.service_at(network, to.ip(), namespace),
     };
     if let Some(service) = addressed
         && let Some(waypoint) = service.waypoints.pick(trip.draw.rotate_left(17))
     {
         return gateway::service_waypoint(world, trip, service, waypoint);
     }
-    match world.service_at(&trip.source.network, to.ip(), namespace) {
+    match service {
         Some(service) if service.load_balancing.mode == Mode::Passthrough => {
             Ok(Route::Passthrough { next_hop: NextHop(to), service: Some(Arc::clone(service)) })
         }
@@ -212,22 +216,11 @@ fn towards(workload: &Arc<Workload>, target: SocketAddr, service: Option<&Arc<Se
     match workload.tunnel {
         Tunnel::Hbone => {
             let next_hop = NextHop(SocketAddr::new(target.ip(), HBONE_PORT));
-            let leg = Leg { next_hop, accepted: accepted(&workload, service.iter().map(|service| &**service)) };
+            let leg = Leg { next_hop, accepted: Accepted::of(&workload, service.as_deref()) };
             Route::Tunnel { leg, authority: Authority::Address(target), workload, service }
         }
         Tunnel::None => Route::Plain { next_hop: NextHop(target), workload, service },
     }
-}
-
-/// The identities that may answer for a workload: its own, and those that its services name.
-fn accepted<'a>(workload: &Workload, services: impl Iterator<Item = &'a Service>) -> Vec<Identity> {
-    let mut accepted = vec![workload.identity.clone()];
-    for identity in services.flat_map(|service| &service.subject_alt_names) {
-        if !accepted.contains(identity) {
-            accepted.push(identity.clone());
-        }
-    }
-    accepted
 }
 
 #[cfg(test)]

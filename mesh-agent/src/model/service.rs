@@ -180,6 +180,9 @@ impl Service {
 /// The service that a client of `namespace` means, of those that share an address or a name (protocol note, section 7.2):
 /// only visible ones; its own namespace's, then a canonical one, then the first.
 pub(super) fn meant<'a>(candidates: &'a [Arc<Service>], namespace: &str) -> Option<&'a Arc<Service>> {
+    if let [only] = candidates {
+        return Some(only).filter(|service| service.visible_from(namespace));
+    }
     let rank = |service: &Service| (*service.key.namespace == *namespace, service.standing);
     // `max_by_key` gives the last of several; the first is wanted.
     candidates.iter().filter(|service| service.visible_from(namespace)).rev().max_by_key(|service| rank(service))

@@ -5,7 +5,9 @@ use std::time::SystemTime;
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 
 use super::View;
-use crate::admin::documents::{Certificate, Config, Connections, Counter, Flows, Istiod, Pod, Rejected, Status};
+use crate::admin::documents::{
+    Certificate, Config, Connections, Counter, Flows, Istiod, Pod, Rejected, Revocation, Status,
+};
 use crate::bpf::attach::Mechanism;
 use crate::identity::certs::{CertState, Standing};
 use crate::model::{Captured, Identity, Programs, WhenDown};
@@ -26,6 +28,7 @@ pub(super) async fn status(view: &View) -> Status {
         istiod: view.istiod.as_ref().map(|istiod| self::istiod(&istiod.status.borrow())),
         pods,
         certificates: certificates(view),
+        revocation: revocation(view),
         connections: connections(view).await,
         capture: capture(view),
         log_filter: view.log.current().unwrap_or_else(|error| error.to_string()),
@@ -121,6 +124,17 @@ fn config(view: &View) -> Config {
             reason: problems.to_string(),
         }),
     }
+}
+
+fn revocation(view: &View) -> Option<Revocation> {
+    let state = view.revocations.state()?;
+    let ago = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
+    Some(Revocation {
+        file: state.path.display().to_string(),
+        entries: state.lists.entries() as u64,
+        loaded_s: state.loaded.map(ago),
+        rejected: state.rejected.map(|(at, reason)| Rejected { ago_s: ago(at), line: None, reason }),
+    })
 }
 
 fn istiod(status: &xds::Status) -> Istiod {

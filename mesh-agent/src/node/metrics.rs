@@ -3,6 +3,8 @@
 use std::time::UNIX_EPOCH;
 
 use super::View;
+use crate::identity::Side;
+use crate::identity::revocation::Tally;
 use crate::pods::driver::PodState;
 use crate::telemetry::metrics::{Kind, Metrics, Samples};
 use crate::xds::{Link, Termination};
@@ -16,6 +18,19 @@ pub(super) fn register(metrics: &Metrics, view: &View) {
     add(Kind::Gauge, "workload_manager_pending_proxy_count", "Pods that are to be enrolled and are not", pending);
     add(Kind::Counter, "mesh_capture_events", "What the capture programs did, by pod and event", capture);
     add(Kind::Gauge, "mesh_certificate_expiry_timestamp_seconds", "When each certificate expires", expiry);
+    if view.revocations.state().is_some() {
+        let rejections = "istio_crl_policy_rejections";
+        add(Kind::Counter, rejections, "Peers refused and tunnels closed because of a revoked certificate", revoked);
+        let untracked = "istio_crl_untracked_connections";
+        add(
+            Kind::Counter,
+            untracked,
+            "Tunnels whose peers are not looked up again when the list changes",
+            self::untracked,
+        );
+        add(Kind::Gauge, "mesh_crl_entries", "Serial numbers in the revocation list", crl_entries);
+        add(Kind::Gauge, "mesh_crl_rejected", "1 while the revocation list as it is now is refused", crl_rejected);
+    }
     if view.istiod.is_some() {
         let terminations = "istio_xds_connection_terminations";
         add(Kind::Counter, terminations, "Streams to istiod that ended, by reason", xds_terminations);
@@ -54,6 +69,32 @@ fn expiry(view: &View, out: &mut Samples) {
             let at = credentials.validity.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
             out.add(&[("identity", identity.uri())], at.as_secs_f64());
         }
+    }
+}
+
+fn revoked(view: &View, out: &mut Samples) {
+    by_reporter(view, out, Tally::rejections);
+}
+
+fn untracked(view: &View, out: &mut Samples) {
+    by_reporter(view, out, Tally::untracked);
+}
+
+fn by_reporter(view: &View, out: &mut Samples, count: fn(&Tally, Side) -> u64) {
+    for side in Side::ALL {
+        out.add(&[("reporter", side.as_str())], count(view.revocations.tally(), side) as f64);
+    }
+}
+
+fn crl_entries(view: &View, out: &mut Samples) {
+    if let Some(state) = view.revocations.state() {
+        out.add(&[], state.lists.entries() as f64);
+    }
+}
+
+fn crl_rejected(view: &View, out: &mut Samples) {
+    if let Some(state) = view.revocations.state() {
+        out.add(&[], if state.rejected.is_some() { 1.0 } else { 0.0 });
     }
 }
 

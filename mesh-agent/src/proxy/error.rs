@@ -8,7 +8,7 @@ use super::record::{Flag, Outcome};
 use crate::hbone::Http2Error;
 use crate::hbone::client::OpenError;
 use crate::hbone::head::BadHead;
-use crate::identity::{CertError, TlsFailure};
+use crate::identity::{CertError, TlsFailure, TlsKind};
 use crate::model::{Denied, NoRoute};
 
 /// A failed connection.
@@ -49,6 +49,9 @@ pub(super) enum Error {
     Denied(#[from] Denied),
     #[error("closed by a policy change: {0}")]
     Revoked(Denied),
+    /// While it was open.
+    #[error("closed by a revocation: the peer's certificate was revoked by its authority")]
+    PeerRevoked,
     #[error(transparent)]
     Broken(#[from] Broken),
     #[error(transparent)]
@@ -67,6 +70,8 @@ impl Error {
         match self {
             Self::Denied(_) | Self::Revoked(_) => Flag::Deny,
             Self::Certificate(_) => Flag::Identity,
+            Self::PeerRevoked => Flag::CertRevoked,
+            Self::Tls(failure) if failure.kind == TlsKind::Revoked => Flag::CertRevoked,
             Self::Tls(_) => Flag::TlsFailure,
             Self::Http2(_) | Self::Open(OpenError::NotHttp2(_)) => Flag::H2Handshake,
             Self::ConnectTimeout { hint, .. } if !hint.is_empty() => Flag::NetworkPolicy,

@@ -24,7 +24,8 @@ use super::source;
 use crate::hbone::head::{Authority, forwarded_host};
 use crate::hbone::readahead::ReadAhead;
 use crate::hbone::server::{self, Incoming};
-use crate::identity::{TLS_HANDSHAKE_LIMIT, TlsFailure, peer_expiry, peer_identity};
+use crate::identity::revocation::Tracked;
+use crate::identity::{Proven, Side, TLS_HANDSHAKE_LIMIT, TlsFailure};
 use crate::model::addr::canonical;
 use crate::model::workload::AppTunnelProtocol;
 use crate::model::{Identity, Peer, Service, Workload, World};
@@ -37,8 +38,8 @@ type Tls = TlsStream<ReadAhead<TcpStream>>;
 struct Tunnel {
     peer: SocketAddr,
     identity: Option<Identity>,
-    /// When its certificate ends.
-    expires: Option<SystemTime>,
+    /// Its certificate was taken back: nothing of the tunnel goes on.
+    revoked: CancellationToken,
     /// The pod's address that was dialled: the application is reached at it, whatever the authority says.
     dialled: SocketAddr,
 }
@@ -49,29 +50,44 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let Ok(place) = pod.handshakes.try_acquire() else {
         return refuse(Reporter::Destination, peer, dialled, "too many handshakes at once");
     };
-    let (tls, tunnel) = match handshake(&pod, tcp, peer).await {
+    let (tls, proven, dialled) = match handshake(&pod, tcp).await {
         Ok(open) => open,
         Err(error) => return refuse(Reporter::Destination, peer, dialled, &error.to_string()),
     };
     let connection = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, server::start(tls)).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return refuse(Reporter::Destination, peer, dialled, &Error::Http2(error).to_string()),
-        Err(_) => return refuse(Reporter::Destination, peer, dialled, "http2: the peer did not begin in time"),
+        Ok(Err(error)) => return refuse(Reporter::Destination, peer, Some(dialled), &Error::Http2(error).to_string()),
+        Err(_) => return refuse(Reporter::Destination, peer, Some(dialled), "http2: the peer did not begin in time"),
     };
     drop(place);
-    let tunnel = Rc::new(tunnel);
     let (cut, leaving) = (pod.cut.clone(), pod.leaving.child_token());
-    if let Some(expires) = tunnel.expires {
+    if let Some(expires) = proven.expires {
         pod.tasks.spawn_local(leave_at(expires, leaving.clone()));
     }
+    let revoked = CancellationToken::new();
+    let _watch = proven.tracked.map(|tracked| {
+        let over = CancellationToken::new();
+        pod.tasks.spawn_local(tell_when_revoked(tracked, revoked.clone(), over.clone()));
+        over.drop_guard()
+    });
+    let tunnel = Rc::new(Tunnel { peer, identity: proven.identity, revoked: revoked.clone(), dialled });
     let _end = leaving.clone().drop_guard();
     let streams = pod.tasks.clone();
     let serving = server::serve(connection, leaving, |incoming| {
         streams.spawn_local(stream(Rc::clone(&pod), Rc::clone(&tunnel), incoming));
     });
     // Boxed: one long-lived allocation per tunnel instead of a large task.
-    if let Some(Err(error)) = cut.run_until_cancelled(Box::pin(serving)).await {
+    let serving = Box::pin(revoked.run_until_cancelled(Box::pin(serving)));
+    if let Some(Some(Err(error))) = cut.run_until_cancelled(serving).await {
         tracing::debug!(%error, %peer, "tunnel ended");
+    }
+}
+
+/// Cancels `revoked` when the peer's certificate is; until the tunnel is `over`.
+async fn tell_when_revoked(tracked: Tracked, revoked: CancellationToken, over: CancellationToken) {
+    if let Some(why) = over.run_until_cancelled(tracked.until_revoked()).await {
+        tracing::warn!(%why, "closing a tunnel");
+        revoked.cancel();
     }
 }
 
@@ -84,7 +100,7 @@ async fn leave_at(expires: SystemTime, leaving: CancellationToken) {
     }
 }
 
-async fn handshake(pod: &Pod, tcp: TcpStream, peer: SocketAddr) -> Result<(Tls, Tunnel), Error> {
+async fn handshake(pod: &Pod, tcp: TcpStream) -> Result<(Tls, Proven, SocketAddr), Error> {
     let dialled = tcp.local_addr().map(canonical).map_err(|e| Error::Broken(copy::Broken::Local(e)))?;
     // Without it the tunnel works, too.
     carry_streams(tcp.as_fd()).ok();
@@ -95,9 +111,8 @@ async fn handshake(pod: &Pod, tcp: TcpStream, peer: SocketAddr) -> Result<(Tls, 
         Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
         Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
     };
-    let certificates = tls.get_ref().1.peer_certificates();
-    let (identity, expires) = (certificates.and_then(peer_identity), certificates.and_then(peer_expiry));
-    Ok((tls, Tunnel { peer, identity, expires, dialled }))
+    let proven = Proven::to(&credentials, Side::Destination, tls.get_ref().1.peer_certificates());
+    Ok((tls, proven, dialled))
 }
 
 /// Serves one CONNECT.
@@ -110,7 +125,7 @@ async fn stream(pod: Rc<Pod>, tunnel: Rc<Tunnel>, incoming: Incoming) {
         }
     };
     let record = Record::open(&pod.books, ends(&pod, &tunnel, &request, &incoming));
-    let journey = carry(&pod, &request, incoming, &record);
+    let journey = carry(&pod, &tunnel, &request, incoming, &record);
     let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
     record.finish(outcome(&result));
 }
@@ -209,7 +224,13 @@ fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, incoming: &Incoming) -> E
     }
 }
 
-async fn carry(pod: &Pod, request: &Request, mut incoming: Incoming, record: &Record) -> Result<(), Error> {
+async fn carry(
+    pod: &Pod,
+    tunnel: &Tunnel,
+    request: &Request,
+    mut incoming: Incoming,
+    record: &Record,
+) -> Result<(), Error> {
     let mut worlds = pod.verdicts.clone();
     let dialled = async {
         let world = pod.world();
@@ -218,7 +239,10 @@ async fn carry(pod: &Pod, request: &Request, mut incoming: Incoming, record: &Re
         record.allowed_by(permit.policy());
         dial::application(&pod.local.netns, &permit, request.delivery.source()).await
     };
+    // A tunnel that is cut abandons its streams, too: which it was is asked first.
     let app = tokio::select! {
+        biased;
+        () = tunnel.revoked.cancelled() => return Err(Error::PeerRevoked),
         app = dialled => app,
         () = incoming.abandoned() => return Err(Error::Abandoned),
     };
@@ -234,13 +258,14 @@ async fn carry(pod: &Pod, request: &Request, mut incoming: Incoming, record: &Re
     if let Delivery::Announced(header) = &request.delivery {
         copy::say_first(&app, header).await?;
     }
-    let revoked = request.question.until_denied(&mut worlds);
-    tokio::select! {
-        result = copy::tunnel(&app, &mut stream, Role::Server, record) => Ok(result?),
-        denied = revoked => {
-            copy::reset_on_close(&app);
-            stream.send.reset();
-            Err(Error::Revoked(denied))
-        }
-    }
+    let denied = request.question.until_denied(&mut worlds);
+    let error = tokio::select! {
+        biased;
+        () = tunnel.revoked.cancelled() => Error::PeerRevoked,
+        denied = denied => Error::Revoked(denied),
+        result = copy::tunnel(&app, &mut stream, Role::Server, record) => return Ok(result?),
+    };
+    copy::reset_on_close(&app);
+    stream.send.reset();
+    Err(error)
 }

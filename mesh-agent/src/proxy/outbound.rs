@@ -128,7 +128,7 @@ fn ends(pod: &Pod, way: &Way, far: Option<&Opened>) -> Ends {
     let security = if shown.authority.is_some() { Security::MutualTls } else { Security::Plain };
     let tunnelled = security == Security::MutualTls;
     // What came back through two tunnels describes its sender better than the stand-in that was chosen.
-    let far = far.and_then(|far| Some(Arc::new(described(far.peer.as_ref()?, &far.headers))));
+    let far = far.and_then(|far| Some(Arc::new(described(far.far.identity.as_ref()?, &far.headers))));
     let destination = far.or_else(|| shown.destination.map(Arc::clone));
     let proven = destination.as_ref().filter(|_| tunnelled).map(|workload| workload.identity.clone());
     Ends {
@@ -162,7 +162,11 @@ async fn carry(
         None => open(pod, way).await?,
     };
     match opened {
-        Some(Opened { mut stream, .. }) => copy::tunnel(tcp, &mut stream, Role::Client, record).await?,
+        Some(Opened { mut stream, far, .. }) => tokio::select! {
+            biased;
+            () = far.revoked.cancelled() => return Err(Error::PeerRevoked),
+            result = copy::tunnel(tcp, &mut stream, Role::Client, record) => result?,
+        },
         None => {
             let server = dial::onward(&pod.local.netns, shown(&way.route).next_hop, "").await?;
             copy::relay(tcp, &server, record).await?;

@@ -17,10 +17,12 @@ use super::error::Error;
 use super::names::Names;
 use super::record::Books;
 use super::shard::{LocalPod, PodListeners};
+use super::tunnels::Far;
 use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::{IDLE, Pool};
 use crate::identity::{Certs, Credentials};
+use crate::model::accepted::Accepted;
 use crate::model::addr::canonical;
 use crate::model::{Captured, Identity, NextHop, Workload, World};
 use crate::sys::socket::original_destination;
@@ -36,7 +38,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TunnelKey {
     pub(super) source: Identity,
-    pub(super) accepted: Vec<Identity>,
+    pub(super) accepted: Accepted,
     pub(super) next_hop: NextHop,
     /// The pod's address that the peer will see, for its policies.
     pub(super) source_ip: Option<IpAddr>,
@@ -54,7 +56,7 @@ pub(super) struct Pod {
     pub(super) books: Rc<Books>,
     pub(super) handshakes: Rc<Semaphore>,
     pub(super) names: Rc<Names>,
-    pub(super) tunnels: Pool<TunnelKey, Option<Identity>, Error>,
+    pub(super) tunnels: Pool<TunnelKey, Rc<Far>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
     pub(super) leaving: CancellationToken,

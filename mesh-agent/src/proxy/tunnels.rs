@@ -1,5 +1,6 @@
 //! Opening CONNECT streams: on a pooled tunnel, or on a tunnel of its own inside another one.
 
+use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -10,6 +11,7 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::dial;
 use super::error::{Error, HBONE_HINT};
@@ -20,8 +22,9 @@ use crate::hbone::io::StreamIo;
 use crate::hbone::readahead::ReadAhead;
 use crate::hbone::stream::Stream;
 use crate::hbone::{self};
-use crate::identity::{Credentials, TLS_HANDSHAKE_LIMIT, TlsFailure, peer_expiry, peer_identity};
-use crate::model::Identity;
+use crate::identity::revocation::Tracked;
+use crate::identity::{Credentials, Proven, Side, TLS_HANDSHAKE_LIMIT, TlsFailure};
+use crate::model::{Identity, NextHop};
 use crate::sys::socket::carry_streams;
 
 /// A stream, what the far end said with its 200, and who it is.
@@ -29,7 +32,15 @@ use crate::sys::socket::carry_streams;
 pub(super) struct Opened {
     pub(super) stream: Stream,
     pub(super) headers: HeaderMap,
-    pub(super) peer: Option<Identity>,
+    pub(super) far: Rc<Far>,
+}
+
+/// Who is at the far end of a tunnel that we have opened.
+#[derive(Debug)]
+pub(super) struct Far {
+    pub(super) identity: Option<Identity>,
+    /// Its certificate was taken back: nothing of the tunnel goes on.
+    pub(super) revoked: CancellationToken,
 }
 
 /// Opens a stream on a pooled tunnel. A tunnel that turns out to be leaving is replaced: its peer has not seen the request.
@@ -41,7 +52,8 @@ pub(super) async fn open<'a>(pod: &Rc<Pod>, key: &TunnelKey, head: impl Fn() -> 
         let dial = || dial_tunnel(Rc::clone(pod), key.clone());
         let tunnel = pod.tunnels.tunnel(key, dial).await.map_err(Error::Dial)?;
         match tunnel.open(head().request()?).await {
-            Ok((stream, headers)) => return Ok(Opened { stream, headers, peer: tunnel.peer.clone() }),
+            Ok((stream, headers)) => return Ok(Opened { stream, headers, far: Rc::clone(&tunnel.peer) }),
+            Err(_) if tunnel.peer.revoked.is_cancelled() => return Err(Error::PeerRevoked),
             Err(OpenError::GoingAway(_)) if tries < TRIES => tunnel.abandon(),
             Err(error) => return Err(error.into()),
         }
@@ -59,37 +71,57 @@ pub(super) async fn open_inside<'a>(
     let stream = open(pod, outer, || Connect { network: None, ..head() }).await?.stream;
     let credentials = pod.credentials(&outer.source).await?;
     let tls = secure(&credentials, accepted, outer.next_hop.0.ip(), StreamIo::new(stream)).await?;
-    let peer = tls.get_ref().1.peer_certificates().and_then(peer_identity);
-    let (tunnel, driver) = hbone::client::start(tls, peer).await.map_err(Error::Http2)?;
-    pod.tasks.spawn_local(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, "inner tunnel ended");
-        }
-    });
+    let proven = Proven::to(&credentials, Side::Source, tls.get_ref().1.peer_certificates());
+    let (tunnel, driver) = hbone::client::start(tls, Far::new(proven.identity)).await.map_err(Error::Http2)?;
+    pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, outer.next_hop));
     let (stream, headers) = tunnel.open(head().request()?).await?;
-    Ok(Opened { stream, headers, peer: tunnel.peer.clone() })
+    Ok(Opened { stream, headers, far: Rc::clone(&tunnel.peer) })
 }
 
-async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Option<Identity>>, Error> {
+async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Rc<Far>>, Error> {
     let credentials = pod.credentials(&key.source).await?;
     let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
     // Without it the tunnel works, too.
     carry_streams(tcp.as_fd()).ok();
     let tls = secure(&credentials, &key.accepted, key.next_hop.0.ip(), ReadAhead::new(tcp)).await?;
-    let certificates = tls.get_ref().1.peer_certificates();
-    let peer = certificates.and_then(peer_identity);
-    let ends = certificates
-        .and_then(peer_expiry)
-        .map_or(credentials.validity.not_after, |theirs| theirs.min(credentials.validity.not_after));
-    let (tunnel, driver) = hbone::client::start(tls, peer).await.map_err(Error::Http2)?;
+    let proven = Proven::to(&credentials, Side::Source, tls.get_ref().1.peer_certificates());
+    let ours = credentials.validity.not_after;
+    let ends = proven.expires.map_or(ours, |theirs| theirs.min(ours));
+    let (tunnel, driver) = hbone::client::start(tls, Far::new(proven.identity)).await.map_err(Error::Http2)?;
     // Whoever has expired since has to prove itself anew.
     tunnel.end_at(Instant::now() + ends.duration_since(SystemTime::now()).unwrap_or_default());
-    pod.tasks.spawn_local(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, peer = %key.next_hop, "tunnel ended");
-        }
-    });
+    pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, key.next_hop));
     Ok(tunnel)
+}
+
+impl Far {
+    fn new(identity: Option<Identity>) -> Rc<Self> {
+        Rc::new(Self { identity, revoked: CancellationToken::new() })
+    }
+}
+
+/// Drives a tunnel until it ends, or until its far end's certificate is revoked.
+async fn drive(
+    driver: impl Future<Output = Result<(), impl Display>>,
+    far: Rc<Far>,
+    tracked: Option<Tracked>,
+    peer: NextHop,
+) {
+    let ended = match tracked {
+        None => driver.await,
+        // Boxed: most meshes keep no lists, and every tunnel has this future.
+        Some(tracked) => tokio::select! {
+            biased;
+            why = Box::pin(tracked.until_revoked()) => {
+                tracing::warn!(%why, %peer, "closing a tunnel");
+                return far.revoked.cancel();
+            }
+            ended = driver => ended,
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "tunnel ended");
+    }
 }
 
 /// The client's handshake on `io` with a peer that must prove one of `accepted`.

@@ -22,6 +22,7 @@ use super::response::Apply;
 use super::session::{Received, Session};
 use super::status::{Counters, KindStatus, Link, Refusal, Status, Termination};
 use crate::proto::discovery::DeltaDiscoveryResponse;
+use crate::sys::thread::nicely;
 
 /// How long the first response of a stream may take. An istiod that starts, or pushes to many, is slow; one that never
 /// answers, behind something that does, must not be waited for in vain.
@@ -158,7 +159,8 @@ impl<A: Apply> Client<A> {
         let (session, apply) = (&mut self.session, &mut self.apply);
         let work = || Ok::<_, Ended>(session.receive(DeltaDiscoveryResponse::decode(message)?, apply));
         let many = Runtime::current().runtime_flavor() == RuntimeFlavor::MultiThread;
-        let received = if many && bytes > LARGE { tokio::task::block_in_place(work)? } else { work()? };
+        let received =
+            if many && bytes > LARGE { tokio::task::block_in_place(|| nicely("xds-large", work))? } else { work()? };
         self.counters.received(received.kind, bytes);
         self.waiting.answer(&received.answered);
         self.received(&received, since);

@@ -1,7 +1,10 @@
 //! Asking istiod for a certificate as a node proxy does (protocol note, section 4), by hand.
 
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::{Context, Result};
-use mesh_e2e::Lab;
+use mesh_e2e::{Lab, authority};
 use rcgen::{CertificateParams, KeyPair};
 use tonic::Status;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -38,11 +41,36 @@ pub(super) struct Issued {
 
 /// Asks from `node`, with `token`, for a certificate for `identity`. What istiod refuses is in the inner result.
 pub(super) fn ask(lab: &Lab, node: &str, token: &str, identity: &str) -> Result<Result<Issued, Status>> {
-    let key = KeyPair::generate()?;
-    let csr = CertificateParams::default().serialize_request(&key)?.pem()?;
     let value = prost_types::Value::from(identity.to_owned());
     let metadata = prost_types::Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() };
-    let request = signed(Ask { csr, validity_duration: DAY, metadata: Some(metadata) }, token)?;
+    request(lab, node, token, Some(metadata))
+}
+
+/// Files with a certificate for a pod of `node` that serves itself, as a gateway does: the node's agent's token is good for it.
+pub(super) fn for_pod(lab: &Lab, name: &str) -> Result<authority::Issued> {
+    let pod = lab.pod(name);
+    let token = fs::read_to_string(lab.kube().token(&pod.node))?;
+    let issued = ask(lab, &pod.node, &token, &pod.identity)?.with_context(|| pod.identity.clone())?;
+    written(lab, name, &issued)
+}
+
+/// The same for a machine that is no pod of Kubernetes: it has a token of its own account, and asks for itself.
+pub(super) fn for_machine(lab: &Lab, name: &str, (namespace, account): (&str, &str)) -> Result<authority::Issued> {
+    let token =
+        lab.kube().kubectl().run(["create", "token", account, "--namespace", namespace, "--audience=istio-ca"])?;
+    let issued = request(lab, &lab.pod(name).node, &token, None)?.with_context(|| format!("{name}, for itself"))?;
+    written(lab, name, &issued)
+}
+
+fn request(
+    lab: &Lab,
+    node: &str,
+    token: &str,
+    metadata: Option<prost_types::Struct>,
+) -> Result<Result<Issued, Status>> {
+    let key = KeyPair::generate()?;
+    let csr = CertificateParams::default().serialize_request(&key)?.pem()?;
+    let request = signed(Ask { csr, validity_duration: DAY, metadata }, token)?;
     let door = Door::of(lab)?;
     lab.node(node).run(|| {
         runtime()?.block_on(async {
@@ -53,4 +81,16 @@ pub(super) fn ask(lab: &Lab, node: &str, token: &str, identity: &str) -> Result<
             Ok(answer.map(|answer| Issued { chain: answer.into_inner().cert_chain, key: key.serialize_pem() }))
         })
     })
+}
+
+fn written(lab: &Lab, name: &str, issued: &Issued) -> Result<authority::Issued> {
+    let [chain @ .., roots] = issued.chain.as_slice() else { anyhow::bail!("an empty chain") };
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let file = |end: &str| lab.directory().join(format!("{name}-{count}.{end}"));
+    let files = authority::Issued { certificate: file("pem"), key: file("key"), root: file("root") };
+    fs::write(&files.certificate, chain.concat())?;
+    fs::write(&files.key, &issued.key)?;
+    fs::write(&files.root, roots)?;
+    Ok(files)
 }

@@ -1,57 +1,10 @@
 //! Agents whose mesh is what istiod says: objects of Kubernetes take effect in traffic, and cease to.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
+use mesh_e2e::Lab;
 use mesh_e2e::kube::Readiness;
-use mesh_e2e::socket::exchange;
-use mesh_e2e::{Lab, eventually};
 
-use crate::runner::say;
-
-/// What a change of an object may take until traffic shows it.
-const EFFECT: Duration = Duration::from_secs(1);
-/// And until it must, on a machine that may be busy. More than [`EFFECT`] is said.
-const LIMIT: Duration = Duration::from_secs(10);
-const SOON: Duration = Duration::from_secs(3);
-/// Of a client. An address that nobody knows yet gets no answer at all, and must not hold up the next try.
-const PATIENCE: Duration = Duration::from_millis(300);
-
-/// One request on a connection of its own: what the server answers.
-fn ask(lab: &Lab, from: &str, to: SocketAddr) -> Result<()> {
-    let stream = lab.pod(from).try_connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let answer = exchange(&stream, "hello")?;
-    ensure!(answer == "hello", "answered {answer:?}");
-    Ok(())
-}
-
-/// Waits until a connection works, or does not any more, and says how long after the change that was.
-fn takes_effect(what: &str, change: impl FnOnce() -> Result<()>, seen: impl Fn() -> Result<()>) -> Result<()> {
-    change().with_context(|| what.to_owned())?;
-    let changed = Instant::now();
-    eventually(LIMIT, seen).with_context(|| format!("{what}: nothing of it is seen"))?;
-    let took = changed.elapsed();
-    say(format_args!("{what}: {} ms after kubectl returned", took.as_millis()));
-    ensure!(took < EFFECT * 3, "{what}: seen only after {took:?}");
-    Ok(())
-}
-
-fn refused(result: Result<()>) -> Result<()> {
-    ensure!(result.is_err(), "it still works");
-    Ok(())
-}
-
-/// A policy by name, in the server's namespace.
-fn policy(name: &str, spec: &str) -> String {
-    format!(
-        "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
-         metadata: {{name: {name}, namespace: shop}}, spec: {spec}}}"
-    )
-}
+use super::support::{SOON, ask, policy, refused, takes_effect};
 
 /// By address and by service; both ends know each other by the certificates that istiod issued.
 pub(super) fn pods_talk(lab: &Lab) -> Result<()> {
@@ -153,53 +106,6 @@ pub(super) fn waypoint_that_is_not_there(lab: &Lab) -> Result<()> {
     takes_effect("no waypoint any more", || label("istio.io/use-waypoint-"), || ask(lab, "client", web))?;
     kubectl.delete(gateway)?;
     kubectl.delete(service)
-}
-
-/// istiod is killed under load: nothing changes, neither then nor when it comes back; and what changed meanwhile arrives.
-pub(super) fn istiod_away_under_load(lab: &mut Lab) -> Result<()> {
-    let _server = lab.pod("server").echo(8080)?;
-    let (web, kube) = (lab.vip4("web", 80), lab.kube());
-    let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
-    thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                ask(lab, "client", web).context("under load")?;
-                asked.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(5));
-            }
-            Ok(())
-        });
-        let story = || -> Result<()> {
-            thread::sleep(Duration::from_millis(500));
-            kube.istiod().kill()?;
-            eventually(LIMIT, || {
-                let istiod = lab.agent("n1").status()?.istiod.context("no istiod in the status")?;
-                ensure!(istiod.state != "connected" && istiod.error.is_some(), "{istiod:?}");
-                Ok(())
-            })?;
-            thread::sleep(Duration::from_secs(5));
-            // Said while nobody listens.
-            kube.kubectl()
-                .apply(&policy("meanwhile", "{action: DENY, rules: [{to: [{operation: {ports: [\"9999\"]}}]}]}"))?;
-            kube.istiod().launch()?;
-            kube.istiod().wait_ready()?;
-            eventually(Duration::from_secs(30), || {
-                for node in ["n1", "n2"] {
-                    let status = lab.agent(node).status()?;
-                    let istiod = status.istiod.context("no istiod in the status")?;
-                    ensure!(istiod.state == "connected", "{node}: {istiod:?}");
-                    ensure!(status.config.policies >= 1, "{node} has not heard of the policy: {:?}", status.config);
-                }
-                Ok(())
-            })
-        };
-        let told = story();
-        stop.store(true, Ordering::Relaxed);
-        let loaded = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
-        told.and(loaded)
-    })?;
-    say(format_args!("{} connections, none failed", asked.load(Ordering::Relaxed)));
-    Ok(())
 }
 
 /// What istioctl reads.

@@ -28,7 +28,16 @@ pub(crate) struct Fixture {
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(super) limit: Duration,
+    pub(super) when: When,
     pub(super) body: Body,
+}
+
+/// Whether a case is part of every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    Always,
+    /// Only when a filter is its whole name: it takes minutes.
+    Named,
 }
 
 /// The function and the lab that it wants.
@@ -43,7 +52,7 @@ pub(super) enum Body {
 impl Case {
     /// A case in a lab that others use before and after it.
     pub(crate) const fn shared(name: &'static str, fixture: &'static Fixture, body: fn(&Lab) -> Result<()>) -> Self {
-        Self { name, limit: LIMIT, body: Body::Shared(fixture, body) }
+        Self { name, limit: LIMIT, when: When::Always, body: Body::Shared(fixture, body) }
     }
 
     /// A case with a lab of its own, which it may do anything with.
@@ -52,18 +61,25 @@ impl Case {
         topology: fn() -> Topology,
         body: fn(&mut Lab) -> Result<()>,
     ) -> Self {
-        Self { name, limit: LIMIT, body: Body::Fresh(topology, body) }
+        Self { name, limit: LIMIT, when: When::Always, body: Body::Fresh(topology, body) }
     }
 
     /// A case that needs no lab.
     pub(crate) const fn alone(name: &'static str, body: fn() -> Result<()>) -> Self {
-        Self { name, limit: LIMIT, body: Body::Alone(body) }
+        Self { name, limit: LIMIT, when: When::Always, body: Body::Alone(body) }
+    }
+
+    /// A case that takes so long that it runs only when it is named in full, with its group or without.
+    #[must_use]
+    pub(crate) const fn only_when_named(mut self) -> Self {
+        self.when = When::Named;
+        self
     }
 
     /// A case in a cluster that others use before and after it: what it makes, it must delete, and all nodes must be ready
     /// in the end.
     pub(crate) const fn cluster(name: &'static str, body: fn(&Cluster) -> Result<()>) -> Self {
-        Self { name, limit: CLUSTER_LIMIT, body: Body::Cluster(body) }
+        Self { name, limit: CLUSTER_LIMIT, when: When::Always, body: Body::Cluster(body) }
     }
 
     /// Another time limit. It is there so that nothing hangs, not to measure: leave room for a busy machine.

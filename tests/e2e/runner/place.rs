@@ -61,7 +61,7 @@ impl Place {
         let (kept, cluster) = (self.shared.take(), self.cluster.take());
         let (mine, others): (Option<Shared>, Option<Shared>) = match case.body {
             Body::Shared(fixture, _) if kept.as_ref().is_some_and(|kept| kept.fixture == fixture.name) => (kept, None),
-            _ => (None, kept),
+            Body::Shared(..) | Body::Fresh(..) | Body::Alone(_) | Body::Cluster(_) => (None, kept),
         };
         drop(others);
         let cluster = cluster.filter(|_| matches!(case.body, Body::Cluster(_)));

@@ -43,8 +43,8 @@ pub struct Istiod {
 }
 
 impl Istiod {
-    /// Starts it for an API server that has Istio's resources and the namespace [`NAMESPACE`], without waiting.
-    pub(crate) fn start(ground: &Ground, settings: &Settings, trust_domain: &str) -> Result<Self> {
+    /// For an API server that has Istio's resources and the namespace [`NAMESPACE`]. It is not started.
+    pub(crate) fn new(ground: &Ground, settings: &Settings, trust_domain: &str) -> Result<Self> {
         let daemon = Daemon::new("istiod", ground, ground.tools.program("pilot-discovery"))?;
         let mesh_file = daemon.directory().join("mesh.yaml");
         let istiod = Self {
@@ -55,8 +55,22 @@ impl Istiod {
             root: ground.file("root-cert.pem"),
         };
         istiod.set_mesh(|_| ())?;
-        istiod.launch()?;
         Ok(istiod)
+    }
+
+    /// Where it runs.
+    pub(super) fn directory(&self) -> &Path {
+        self.daemon.directory()
+    }
+
+    /// Waits until it has published exactly this bundle of roots, which is then in the file [`Istiod::root`].
+    pub(super) fn wait_roots(&self, kubectl: &Kubectl, bundle: &str) -> Result<()> {
+        eventually(ROOT, || {
+            let published = published_root(kubectl)?;
+            ensure!(published.trim() == bundle.trim(), "istiod has published other roots");
+            Ok(())
+        })?;
+        replace(&self.root, bundle)
     }
 
     /// Waits until it is ready and has published its root certificate, which is then in the file [`Istiod::root`].

@@ -16,15 +16,19 @@ pub struct Settings {
     pub(super) network: Option<String>,
     pub(crate) mesh_from: MeshFrom,
     pub(super) tools: Option<Tools>,
+    /// The name of the first root of a plugged-in authority.
+    pub(super) plugged_in: Option<String>,
 }
 
 /// Who tells the agents of the mesh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum MeshFrom {
     /// Their files, as in every other lab.
     #[default]
     Files,
     Istiod,
+    /// This node's agent hears of it from istiod, the others from their files.
+    IstiodFor(String),
 }
 
 impl Settings {
@@ -44,6 +48,20 @@ impl Settings {
     #[must_use]
     pub fn mesh_from_istiod(mut self) -> Self {
         self.mesh_from = MeshFrom::Istiod;
+        self
+    }
+
+    /// The same for one node. The others stand for another cluster, which has another control plane: their files.
+    #[must_use]
+    pub fn mesh_from_istiod_for(mut self, node: &str) -> Self {
+        self.mesh_from = MeshFrom::IstiodFor(node.to_owned());
+        self
+    }
+
+    /// istiod's authority is an intermediate one under this root, by the secret `cacerts`.
+    #[must_use]
+    pub fn plugged_in(mut self, root: &str) -> Self {
+        self.plugged_in = Some(root.to_owned());
         self
     }
 
@@ -73,6 +91,14 @@ impl Settings {
     pub fn network(mut self, name: &str) -> Self {
         self.network = Some(name.to_owned());
         self.istiod("AMBIENT_ENABLE_MULTI_NETWORK", "true")
+    }
+
+    pub(crate) fn mesh_is_istiods(&self, node: &str) -> bool {
+        match &self.mesh_from {
+            MeshFrom::Files => false,
+            MeshFrom::Istiod => true,
+            MeshFrom::IstiodFor(name) => name == node,
+        }
     }
 
     pub(crate) fn find_tools(&self) -> anyhow::Result<Tools> {

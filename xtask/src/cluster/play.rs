@@ -141,13 +141,14 @@ pub(super) fn import(import: &Import) -> Result<()> {
     let state = State::read()?;
     let place = tempfile::tempdir()?;
     let (image, path) = (Image::new(&import.name), &import.path);
-    let archive = match path.file_name().context("a path")?.to_string_lossy() {
-        _ if path.is_dir() => image.directory(path).entrypoint(&import.entrypoint).write(place.path())?,
-        name if name.ends_with(".tar") => path.clone(),
-        name => {
-            let inside = format!("/bin/{name}");
-            image.file(&inside, path).entrypoint([inside]).write(place.path())?
-        }
+    let name = path.file_name().context("a path")?.to_string_lossy();
+    let archive = if path.is_dir() {
+        image.directory(path).entrypoint(&import.entrypoint).write(place.path())?
+    } else if name.ends_with(".tar") {
+        path.clone()
+    } else {
+        let inside = format!("/bin/{name}");
+        image.file(&inside, path).entrypoint([inside]).write(place.path())?
     };
     state.nodes.iter().try_for_each(|node| node.inside()?.import(&archive))?;
     say(format_args!("{} is known to {} nodes", import.name, state.nodes.len()));

@@ -114,6 +114,13 @@ fn mistakes() {
 }
 
 #[test]
+fn certificates_for_no_time() {
+    let text = NODE.replace("token: /t", "token: /t, certificate_ttl: 5s");
+    let Err(error) = read(&text) else { panic!("accepted") };
+    assert!(error.contains("certificates of 5s; the shortest lifetime is 10s"), "{error}");
+}
+
+#[test]
 fn the_cni_agents_socket() {
     let zds = |written: &str| {
         let text = NODE.replace("  name: n1\n", &format!("  name: n1\n{written}"));
@@ -128,6 +135,16 @@ fn the_cni_agents_socket() {
         error.contains("node.yaml:10: the CNI agent hands the pods over (node.zds), so none may be listed"),
         "{error}"
     );
+}
+
+#[test]
+fn certificates_live_as_long_as_is_said() {
+    let ttl = |written: &str| read(&NODE.replace("token: /t", &format!("token: /t{written}")));
+    let error = ttl(", certificate_ttl: 5s").unwrap_err();
+    assert!(error.contains("certificates of 5s; the shortest lifetime is 10s"), "{error}");
+    for written in ["", ", certificate_ttl: 90s"] {
+        assert!(ttl(written).is_ok(), "{written}");
+    }
 }
 
 #[test]

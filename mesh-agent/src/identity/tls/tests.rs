@@ -8,6 +8,7 @@ use rustls_pki_types::PrivateKeyDer;
 use super::Credentials;
 use crate::control::issuer::Lifetime;
 use crate::identity::csr;
+use crate::identity::revocation::Revocations;
 use crate::identity::tests::{Authority, HOUR, account, leaf, private};
 
 /// What becomes of an answer: its parts, made into one by `change`.
@@ -15,7 +16,7 @@ fn take(authority: &Authority, change: impl FnOnce(&mut Vec<String>)) -> Result<
     let request = csr::request(&account("web")).unwrap();
     let mut chain = authority.issuer.sign(&account("web"), &request.csr, Lifetime::EndsIn(HOUR)).unwrap();
     change(&mut chain);
-    Credentials::new(&account("web"), &chain, request.key()).map_err(|error| error.to_string())
+    Credentials::new(&account("web"), &chain, request.key(), &Revocations::default()).map_err(|error| error.to_string())
 }
 
 /// PEM of something that is no certificate.
@@ -65,7 +66,7 @@ fn the_key_must_be_the_certificates() {
     let chain = authority.issuer.sign(&account("web"), &request.csr, Lifetime::EndsIn(HOUR)).unwrap();
     let junk = PrivateKeyDer::Pkcs8(b"junk".to_vec().into());
     for (case, key) in [("no key", junk), ("another's", private(&KeyPair::generate().unwrap()))] {
-        assert!(Credentials::new(&account("web"), &chain, key).is_err(), "{case}");
+        assert!(Credentials::new(&account("web"), &chain, key, &Revocations::default()).is_err(), "{case}");
     }
 }
 

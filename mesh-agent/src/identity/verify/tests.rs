@@ -17,6 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::{Expected, TlsFailure, TlsKind, peer_identity};
 use crate::control::issuer::Lifetime;
 use crate::identity::csr;
+use crate::identity::revocation::Revocations;
 use crate::identity::tests::{Authority, Card, HOUR, account, authority, leaf, private};
 use crate::identity::tls::Credentials;
 use crate::model::Identity;
@@ -404,7 +405,7 @@ async fn roots_are_changed_without_a_gap() {
         let request = csr::request(&account(name)).unwrap();
         let mut chain = signer.issuer.sign(&account(name), &request.csr, Lifetime::EndsIn(HOUR)).unwrap();
         chain[1] = roots.map(|root| root.issuer.root()).concat();
-        Credentials::new(&account(name), &chain, request.key()).unwrap()
+        Credentials::new(&account(name), &chain, request.key(), &Revocations::default()).unwrap()
     };
     let with_old = between(&old, [&old, &new], "api");
     let with_new = between(&new, [&old, &new], "web");

@@ -4,12 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Authority, Leg, NoRoute, Purpose, Route, Trip, accepted, pick, target_ip};
+use super::{Authority, Leg, NoRoute, Purpose, Route, Trip, pick, target_ip};
+use crate::model::World;
+use crate::model::accepted::Accepted;
 use crate::model::addr::{NetworkAddress, NextHop};
 use crate::model::gateway::{GatewayAddress, GatewayPlace};
 use crate::model::service::Service;
 use crate::model::workload::Workload;
-use crate::model::{Identity, World};
 
 const WAYPOINT: &str = "waypoint";
 const GATEWAY: &str = "network gateway";
@@ -24,17 +25,13 @@ struct Found {
 }
 
 impl Found {
-    /// Who may answer there.
-    fn accepted(&self) -> Vec<Identity> {
-        accepted(&self.workload, self.service.iter().map(|service| &**service))
-    }
-
     fn leg(&self, trip: &Trip<'_>) -> Result<Leg, NoRoute> {
         let ip = match self.ip {
             Some(ip) => ip,
             None => target_ip(&self.workload, self.service.as_deref(), trip)?,
         };
-        Ok(Leg { next_hop: NextHop(SocketAddr::new(ip, self.port)), accepted: self.accepted() })
+        let accepted = Accepted::of(&self.workload, self.service.as_deref());
+        Ok(Leg { next_hop: NextHop(SocketAddr::new(ip, self.port)), accepted })
     }
 }
 
@@ -48,7 +45,7 @@ pub(super) fn service_waypoint(
     let found = find(world, trip, waypoint, WAYPOINT)?;
     if found.workload.network != trip.source.network {
         // The waypoint proves what its service says, since nobody here knows who it is.
-        let named = found.service.iter().flat_map(|service| service.subject_alt_names.iter().cloned()).collect();
+        let named = found.service.as_deref().map(Accepted::named).unwrap_or_default();
         return nested(world, trip, service, &found.workload, named);
     }
     let (leg, authority) = (found.leg(trip)?, Authority::Address(trip.to.0));
@@ -79,7 +76,7 @@ pub(super) fn other_network(
     service: &Arc<Service>,
     workload: &Arc<Workload>,
 ) -> Result<Route, NoRoute> {
-    nested(world, trip, service, workload, service.subject_alt_names.clone())
+    nested(world, trip, service, workload, Accepted::named(service))
 }
 
 fn nested(
@@ -87,7 +84,7 @@ fn nested(
     trip: &Trip<'_>,
     service: &Arc<Service>,
     workload: &Arc<Workload>,
-    accepted: Vec<Identity>,
+    accepted: Accepted,
 ) -> Result<Route, NoRoute> {
     let entrance = workload.network_gateway.as_ref().ok_or_else(|| NoRoute::NoWayIn {
         workload: Arc::clone(&workload.uid),
