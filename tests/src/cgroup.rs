@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::process::Pid;
 
+/// What a kubelet wants of cgroup v2.
+const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+
 /// The folder of the lab `name` in the hierarchy of cgroup v2, without making it.
 pub(crate) fn unified(name: &str) -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
@@ -33,12 +36,24 @@ pub(crate) fn make(group: &str) -> Result<()> {
     for root in hierarchies() {
         let path = root.join(group.trim_start_matches('/'));
         fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        hand_down(&root, group);
         // Of v1: nothing runs in a group that has neither processors nor memory.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             inherit(&root, group, file)?;
         }
     }
     Ok(())
+}
+
+/// Of v2: a group has the controllers that all above it hand down. Which of them there are is the machine's affair.
+fn hand_down(root: &Path, group: &str) {
+    let mut place = root.to_owned();
+    for name in group.split('/').filter(|name| !name.is_empty()) {
+        for controller in CONTROLLERS {
+            fs::write(place.join("cgroup.subtree_control"), format!("+{controller}")).ok();
+        }
+        place.push(name);
+    }
 }
 
 fn inherit(root: &Path, group: &str, file: &str) -> Result<()> {

@@ -29,6 +29,7 @@
 //! | [`node`] | a node, from its first process to its kubelet |
 //! | `files` | the configurations of its programs |
 //! | [`image`], [`images`] | images from files; those that every cluster has |
+//! | `names` | its name server |
 //! | `objects` | what of Kubernetes' objects is there from the start |
 
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ mod files;
 pub mod image;
 pub mod images;
 pub mod machine;
+mod names;
 pub mod node;
 mod objects;
 pub mod program;
@@ -120,10 +122,14 @@ impl Cluster {
         }
         let scheduler = objects::scheduler(&ground)?;
         scheduler.launch()?;
+        kubectl.apply(&names::objects().to_string()).context("the name server")?;
         let istiod = settings.istiod.as_ref().map(|settings| istiod(&ground, &api, settings)).transpose()?;
         let door = kube::door(&ground, Api::address())?;
         let cluster = Self { nodes, door, istiod, scheduler, api, ground, claim };
         cluster.wait_ready()?;
+        let rollout = ["rollout", "status", names::DEPLOYMENT, "--namespace", names::NAMESPACE, "--timeout=60s"];
+        let said = cluster.kubectl().run(rollout);
+        said.with_context(|| format!("the name server\n{}", cluster.events(names::NAMESPACE)))?;
         Ok(cluster)
     }
 

@@ -18,13 +18,15 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cgroup;
-use crate::eventually::until;
+use crate::eventually::{eventually, until};
 use crate::wiring;
 
 /// Directory of all labs of the machine.
 const ROOT: &str = "/run/mesh-lab";
 const NAMESPACES: &str = "/run/netns";
 const LOCK: &str = "owner";
+/// How long killed processes may take until they are gone.
+const END: Duration = Duration::from_secs(5);
 
 /// Names of this process's labs. Held while namespaces are made and removed, so that a signal never comes in between.
 static OWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -113,7 +115,7 @@ pub fn remove(name: &str) -> Result<()> {
         kill_process(pid, Signal::KILL).ok();
     }
     let empty = || inhabitants().is_empty();
-    let ended = until(Duration::from_secs(5), "killed processes are still there", empty);
+    let ended = until(END, "killed processes are still there", empty);
     let directory = directory(name);
     for place in mounts(name)?.iter().rev() {
         // What is left is told as a failure to remove its folder.
@@ -127,7 +129,7 @@ pub fn remove(name: &str) -> Result<()> {
         }
         _ => Ok(()),
     };
-    let ungrouped = groups.iter().try_for_each(|group| cgroup::remove(group));
+    let ungrouped = eventually(END, || groups.iter().try_for_each(|group| cgroup::remove(group)));
     ended.and(deleted).and(cleared).and(ungrouped)
 }
 

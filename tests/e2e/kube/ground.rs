@@ -76,7 +76,7 @@ fn host(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
-/// Pods run on both nodes and reach each other by their addresses and by a service, by both families.
+/// Pods run on both nodes and reach each other by their addresses and by a service, by both families and by name.
 pub(super) fn pods_and_service(cluster: &Cluster) -> Result<()> {
     with_pods(cluster, || {
         let of = |pod: &str| cluster.kubectl().json(&["get", "pod", pod, "--namespace", NAMESPACE]);
@@ -89,8 +89,11 @@ pub(super) fn pods_and_service(cluster: &Cluster) -> Result<()> {
             ensure!(answer.contains("Hostname=two"), "{address}: {answer}");
         }
         let service = cluster.kubectl().json(&["get", "service", "echo", "--namespace", NAMESPACE])?;
-        for address in service["spec"]["clusterIPs"].as_array().context("addresses")? {
-            let url = format!("http://{}/", host(address.as_str().context("an address")?));
+        let addresses = service["spec"]["clusterIPs"].as_array().context("addresses")?;
+        let addresses = addresses.iter().filter_map(|address| address.as_str().map(host));
+        let names = ["echo", "echo.ground.svc.cluster.local"].map(str::to_owned);
+        for place in addresses.chain(names) {
+            let url = format!("http://{place}/");
             for from in ["one", "two"] {
                 for seen in ["Hostname=one", "Hostname=two"] {
                     eventually(SOON, || {

@@ -14,8 +14,8 @@ pub(super) const PROXY: &str = "/etc/kubernetes/kube-proxy.json";
 pub(super) const PROXY_ACCESS: &str = "/etc/kubernetes/kube-proxy.kubeconfig";
 /// All pods of all nodes.
 const PODS: &str = "10.40.0.0/16,fd00:40::/32";
-/// Of the cluster's name server, if somebody starts one.
-const NAME_SERVER: &str = "10.48.0.10";
+/// Of the cluster's name server.
+pub(super) const NAME_SERVER: &str = "10.48.0.10";
 
 /// containerd's.
 pub(super) fn containerd() -> String {

@@ -15,6 +15,8 @@ pub const TOOLS: &str = "localhost/lab/tools:1";
 const PROGRAMS: [&str; 3] = ["/usr/bin/curl", "/usr/bin/dig", "/usr/bin/iperf3"];
 /// Istio's echo server and client, and the small programs.
 pub const ECHO: &str = "localhost/lab/echo:1";
+/// The cluster's name server.
+pub(super) const NAMES: &str = "localhost/lab/names:1";
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Writes their archives to `directory`.
@@ -29,7 +31,8 @@ pub(super) fn all(ground: &Ground, directory: &Path) -> Result<Vec<PathBuf>> {
         .file("/bin/echo-server", &ground.program("echo-server"))
         .file("/bin/echo-client", &ground.program("echo-client"))
         .entrypoint(["/bin/echo-server"]);
-    [pause, tools, echo].iter().map(|image| image.write(directory)).collect()
+    let names = Image::new(NAMES).file("/coredns", &ground.program("coredns")).entrypoint(["/coredns"]);
+    [pause, tools, echo, names].iter().map(|image| image.write(directory)).collect()
 }
 
 /// One layer with busybox and its names.

@@ -7,14 +7,15 @@ use anyhow::{Result, ensure};
 /// Names the folder when it is not `target/kube` of this repository.
 pub const VARIABLE: &str = "MESH_KUBE_TOOLS";
 
-/// The programs in `bin`: Kubernetes' own, istiod, Istio's CNI agent and its plugin, and Istio's echo client and server.
-pub const PROGRAMS: [&str; 11] = [
+/// The programs in `bin`: Kubernetes' own, its name server, istiod, Istio's CNI agent and its plugin, and Istio's echo client and server.
+pub const PROGRAMS: [&str; 12] = [
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
     "kube-proxy",
     "kubelet",
     "kubectl",
+    "coredns",
     "pilot-discovery",
     "install-cni",
     "istio-cni",

@@ -24,8 +24,8 @@ const CRDS: [(&str, &str); 2] = [(ISTIO, "manifests/charts/base/files"), (GATEWA
 pub(crate) fn ensure(root: &Path) -> Result<PathBuf> {
     let target = root.join("target/kube");
     setup::provide(root, &[("etcd", "etcd-server"), ("nft", "nftables")])?;
-    let go = Go::find(&root.join("tests/go"))?;
-    let (stamp, current) = (target.join("built-from"), go.fingerprint()?);
+    let (go, names) = (Go::find(&root.join("tests/go"))?, Go::find(&root.join("tests/go/dns"))?);
+    let (stamp, current) = (target.join("built-from"), [go.fingerprint()?, names.fingerprint()?].concat());
     let tools = Tools::at(target.clone());
     if fs::read_to_string(&stamp).is_ok_and(|built| built == current) && tools.check().is_ok() {
         return Ok(target);
@@ -37,7 +37,8 @@ pub(crate) fn ensure(root: &Path) -> Result<PathBuf> {
     for (at, name) in (1..).zip(PROGRAMS) {
         let title = format!("{name} ({at} of {})", PROGRAMS.len());
         let log = target.join(format!("{name}.log"));
-        go.build((&title, package(name)), &flags, (&tools.program(name), &log))?;
+        let module = if name == "coredns" { &names } else { &go };
+        module.build((&title, package(name)), &flags, (&tools.program(name), &log))?;
     }
     copy_definitions(&go, &tools.crds())?;
     tools.check()?;
@@ -49,6 +50,8 @@ fn package(program: &str) -> String {
     match program {
         "pilot-discovery" => format!("{ISTIO}/pilot/cmd/pilot-discovery"),
         "install-cni" | "istio-cni" => format!("{ISTIO}/cni/cmd/{program}"),
+        // The module's own.
+        "coredns" => ".".to_owned(),
         "echo-client" => format!("{ISTIO}/pkg/test/echo/cmd/client"),
         "echo-server" => format!("{ISTIO}/pkg/test/echo/cmd/server"),
         kubernetes => format!("{KUBERNETES}/cmd/{kubernetes}"),
