@@ -46,7 +46,7 @@ use crate::pods::driver::{self, Driver, PodStatus, Retry, Settings};
 use crate::pods::listeners::Names;
 use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
-use crate::proxy::shard::{Deps, Habits, Shards, Threads};
+use crate::proxy::shard::{Applications, Deps, Habits, Shards, Threads};
 use crate::sys::socket::{self, Keepalive};
 use crate::sys::{caps, kernel, limits, memory, signal};
 use crate::task::Tasks;
@@ -295,7 +295,10 @@ fn habits(tunnels: &schema::Tunnels) -> Habits {
             idle: tunnels.idle,
         },
         response_baggage: tunnels.response_baggage,
-        application_loopback: tunnels.application_loopback,
+        applications: match tunnels.applications {
+            schema::Applications::Loopback => Applications::Loopback,
+            schema::Applications::Address => Applications::Address,
+        },
     }
 }
 

@@ -105,6 +105,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("loopback_is_left_alone", &MESH, passing::loopback),
     Case::shared("other_datagrams_are_left_alone", &MESH, passing::other_datagrams),
     Case::fresh("not_captured", uncaptured, passing::uncaptured),
+    Case::fresh("one_pod_is_left_alone", topology, passing::one_pod),
     Case::fresh("redirected_by_rules", rules::topology, rules::redirected),
     Case::fresh("without_an_agent", topology, passing::without_agent),
     Case::fresh("while_a_pod_leaves", topology, passing::leaving),

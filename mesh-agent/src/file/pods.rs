@@ -9,7 +9,7 @@ use serde_saphyr::Spanned;
 
 use super::schema::{self, NodeFile};
 use super::translate::{Draft, Findings, Name};
-use crate::model::workload::{NetworkMode, Tunnel};
+use crate::model::workload::{NetworkMode, Tunnel, TunnelEnd};
 use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
 
 /// What is known of a pod beside its entry.
@@ -64,6 +64,10 @@ fn described_here(
         findings
             .mistake(spanned, format!("pod {name} is to be enrolled, but its workload says protocol TCP; write HBONE"));
     }
+    if workload.tunnel_end == TunnelEnd::Workload {
+        let reason = "ends its own tunnels (tunnel_end: workload): port 15008 is its, and it cannot be enrolled";
+        findings.mistake(spanned, format!("pod {name} {reason}"));
+    }
     if workload.network_mode == NetworkMode::HostNetwork {
         findings.mistake(spanned, format!("pod {name} is on the host's network and cannot be enrolled"));
     }
@@ -84,6 +88,7 @@ fn programs(file: &NodeFile, pod: &schema::Pod, addresses: Vec<IpAddr>) -> Progr
             schema::WhenDown::Refuse => WhenDown::Refuse,
             schema::WhenDown::Pass => WhenDown::Pass,
         },
+        names: pod.dns_capture,
     }
 }
 

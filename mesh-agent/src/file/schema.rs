@@ -21,7 +21,7 @@ pub use dns::Dns;
 pub use peers::{Ca, Zds};
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
 pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
-pub use tunnels::{Keepalive, Tunnels};
+pub use tunnels::{Applications, Keepalive, Tunnels};
 pub use xds::Xds;
 
 /// The whole file.
@@ -145,6 +145,8 @@ pub struct Pod {
     pub probe_ports: Vec<Port>,
     #[serde(default)]
     pub when_down: WhenDown,
+    /// Whether what it asks name servers is captured; default as the node says.
+    pub dns_capture: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -102,7 +102,8 @@ fn two_sources(file: &NodeFile, findings: &mut Findings) {
 /// Names cannot be answered from a picture that has only what was asked for by address (protocol note, section 1.8).
 fn half_a_mesh(file: &NodeFile, findings: &mut Findings) {
     let on_demand = file.node.xds.as_ref().is_some_and(|istiod| istiod.mode == schema::xds::Mode::OnDemand);
-    if on_demand && file.node.dns.capture {
+    let named = |pod: &Spanned<schema::Pod>| pod.value.dns_capture.unwrap_or(file.node.dns.capture);
+    if on_demand && (file.node.dns.capture || file.pods.iter().any(named)) {
         let reason = "node.xds.mode on_demand needs node.dns.capture false: names cannot be answered for a mesh of which only \
                       what was asked for is known";
         findings.problems.push(Problem { line: 0, reason: reason.to_owned() });

@@ -61,6 +61,8 @@ pub struct Programs {
     /// The node's own addresses, where probes come from.
     pub node_addresses: Vec<IpAddr>,
     pub when_down: WhenDown,
+    /// Whether what the pod asks name servers is captured, if it is not as for the node's other pods.
+    pub names: Option<bool>,
 }
 
 impl fmt::Display for PodNetns {

@@ -186,6 +186,20 @@ impl Kernel {
         Ok(Before::Open)
     }
 
+    /// Whether what this pod asks name servers is captured.
+    fn captured(&self, programs: &Programs) -> Names {
+        match programs.names {
+            Some(true) => Names::Captured,
+            Some(false) => Names::LeftAlone,
+            None => self.names,
+        }
+    }
+
+    /// Whether somebody listens for it: also where it is left alone now and need not be for ever.
+    fn listened(&self, programs: &Programs) -> Names {
+        if self.names == Names::Captured { Names::Captured } else { self.captured(programs) }
+    }
+
     /// Looks whether the thread's namespace is the pod's, and gives its cookie. A path is no proof: a pod must not be served
     /// under another's identity.
     fn inspect(&self, Pod { spec, programs }: Pod<'_>) -> Result<u64, CaptureError> {
@@ -221,7 +235,7 @@ impl Kernel {
             Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?),
         };
-        loaded.configure(&config(programs, phase, self.names)?)?;
+        loaded.configure(&config(programs, phase, self.captured(programs))?)?;
         if let Some(first) = listeners.first() {
             loaded.listen_with(&indexed(first))?;
         }
@@ -235,7 +249,7 @@ impl Kernel {
             let older = namespace::older_flows().map_err(system("listing open connections"))?;
             loaded.leave_alone(&older)?;
         }
-        loaded.configure(&config(programs, Phase::Strict, self.names)?)?;
+        loaded.configure(&config(programs, Phase::Strict, self.captured(programs))?)?;
         Ok(loaded.origin)
     }
 
@@ -285,7 +299,8 @@ impl Capture for Kernel {
         let cookie = netns.run(|| self.inspect(pod)).map_err(entering(&spec.netns))??;
         let before = self.before(pod, cookie)?;
         let inside = || -> Result<_, CaptureError> {
-            let listeners = (0..shards).map(|_| open_listeners(self.names)).collect::<Result<Vec<_>, _>>()?;
+            let listeners =
+                (0..shards).map(|_| open_listeners(self.listened(pod.programs))).collect::<Result<Vec<_>, _>>()?;
             self.prepare(pod, cookie).map_err(system("preparing the pod's namespace"))?;
             let origin = self.start(pod, &netns, &listeners, before)?;
             Ok((listeners, origin))
@@ -307,7 +322,8 @@ impl Capture for Kernel {
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        let config = config(Pod::of(spec)?.programs, Phase::Strict, self.names)?;
+        let programs = Pod::of(spec)?.programs;
+        let config = config(programs, Phase::Strict, self.captured(programs))?;
         Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
     }
 

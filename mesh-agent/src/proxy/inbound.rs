@@ -20,6 +20,7 @@ use super::pod::Pod;
 use super::proxy_protocol::{self, Delivery};
 use super::record::{Ends, Record, Reporter, Security, refuse};
 use super::revoke::Question;
+use super::shard::Applications;
 use super::source;
 use crate::hbone::head::{Authority, forwarded_host};
 use crate::hbone::readahead::ReadAhead;
@@ -199,7 +200,10 @@ fn delivery(pod: &Pod, workload: &Workload, tunnel: &Tunnel, authority: &Authori
     let destination = destination.ok_or_else(|| Error::NoProxyDestination(authority.to_string()))?;
     let identity = tunnel.identity.as_ref().map(Identity::uri);
     let header = proxy_protocol::header(tunnel.peer, destination, identity);
-    let seen = if pod.habits.application_loopback { Seen::Loopback } else { Seen::Client(tunnel.peer.ip()) };
+    let seen = match pod.habits.applications {
+        Applications::Loopback => Seen::Loopback,
+        Applications::Address => Seen::Client(tunnel.peer.ip()),
+    };
     Ok(Delivery::Announced(seen, header))
 }
 

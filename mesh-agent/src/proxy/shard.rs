@@ -72,13 +72,21 @@ pub struct Habits {
     pub tunnels: hbone::Settings,
     /// Whether a client is told whom it has reached, and what it says of itself is believed where nothing better is known.
     pub response_baggage: bool,
-    /// Whether an application behind an application tunnel is reached by loopback.
-    pub application_loopback: bool,
+    pub applications: Applications,
+}
+
+/// Where an application behind an application tunnel is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Applications {
+    #[default]
+    Loopback,
+    /// At the pod's own, and it sees the client's.
+    Address,
 }
 
 impl Default for Habits {
     fn default() -> Self {
-        Self { tunnels: hbone::Settings::default(), response_baggage: true, application_loopback: true }
+        Self { tunnels: hbone::Settings::default(), response_baggage: true, applications: Applications::default() }
     }
 }
 

@@ -82,7 +82,7 @@ impl Demand {
         mut answer: impl FnMut(&str) -> Option<Result<(), NotAnswered>> + Send + 'static,
     ) -> Self {
         let (demand, mut questions) = Self::new(Mode::OnDemand, patience);
-        tokio::spawn(async move {
+        crate::task::Tasks::new().spawn(async move {
             let mut unanswered = Vec::new();
             while let Some(question) = questions.recv().await {
                 match answer(&question.key) {

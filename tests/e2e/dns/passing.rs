@@ -160,3 +160,23 @@ pub(super) fn leaving(lab: &mut Lab) -> Result<()> {
         Ok(())
     })
 }
+
+/// One pod's queries are left alone and captured again, while the agent runs and another pod's are captured.
+pub(super) fn one_pod(lab: &mut Lab) -> Result<()> {
+    let (client, upstream, node) = (lab.pod("client"), Upstream::start(lab.outside())?, lab.node("n1"));
+    let written = node.text();
+    let is = format!("\"netns\":\"/run/netns/{}-client\"", lab.name());
+    ensure!(written.contains(&is), "the file has no {is}");
+    let [server, _] = outside(lab);
+    let seen = |expected: &str| {
+        let all = [Over::Udp, Over::Tcp].map(|over| says(client, server, "web", over, expected));
+        all.into_iter().collect::<Result<()>>()
+    };
+    seen("NoError aa")?;
+    node.rewrite(&written.replace(&is, &format!("\"dns_capture\":false,{is}")))?;
+    eventually(Duration::from_secs(5), || seen("NXDomain")).context("left alone")?;
+    ensure!(!upstream.asked().is_empty(), "nobody was asked");
+    says(lab.pod("server"), server, "web", Over::Udp, "NoError aa").context("another pod")?;
+    node.rewrite(&written)?;
+    eventually(Duration::from_secs(5), || seen("NoError aa")).context("captured again")
+}

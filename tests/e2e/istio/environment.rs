@@ -77,7 +77,13 @@ fn launch(lab: &Lab, node: &str) -> Result<(Process, Log)> {
 
 pub(super) fn daemonset(lab: &mut Lab) -> Result<()> {
     let lab = &*lab;
-    lab.pods().iter().try_for_each(|pod| redirect(pod))?;
+    for pod in lab.pods() {
+        redirect(pod)?;
+        let namespace = if pod.name == "server" { "shop" } else { "default" };
+        // As the CNI agent notes it, for istiod.
+        let noted = "ambient.istio.io/redirection=enabled";
+        lab.kube().kubectl().run(["annotate", "pod", &pod.name, "-n", namespace, "--overwrite", noted])?;
+    }
     let mut running = Vec::new();
     for node in ["n1", "n2"] {
         let cni = Cni::listen(&lab.node(node).zds_socket())?;

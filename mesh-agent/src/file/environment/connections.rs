@@ -43,7 +43,8 @@ pub(super) fn tunnels(vars: &Vars<'_>) -> Map<String, Value> {
     put(&mut tunnels, "streams", vars.number("POOL_MAX_STREAMS_PER_CONNECTION"));
     put(&mut tunnels, "idle", vars.duration("POOL_UNUSED_RELEASE_TIMEOUT"));
     put(&mut tunnels, "response_baggage", vars.flag("ENABLE_RESPONSE_BAGGAGE"));
-    put(&mut tunnels, "application_loopback", vars.flag("LOCALHOST_APP_TUNNEL"));
+    let loopback = vars.flag("LOCALHOST_APP_TUNNEL");
+    put(&mut tunnels, "applications", loopback.map(|yes| if yes { "loopback" } else { "address" }));
     tunnels
 }
 

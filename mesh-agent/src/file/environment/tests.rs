@@ -132,7 +132,7 @@ fn every_variable_has_its_field() {
         ("POOL_MAX_STREAMS_PER_CONNECTION", "7", "tunnels/streams", json!(7)),
         ("POOL_UNUSED_RELEASE_TIMEOUT", "1m", "tunnels/idle", json!("1m")),
         ("ENABLE_RESPONSE_BAGGAGE", "false", "tunnels/response_baggage", json!(false)),
-        ("LOCALHOST_APP_TUNNEL", "false", "tunnels/application_loopback", json!(false)),
+        ("LOCALHOST_APP_TUNNEL", "false", "tunnels/applications", json!("address")),
         ("KEEPALIVE_ENABLED", "false", "keepalive/enabled", json!(false)),
         ("KEEPALIVE_TIME", "60s", "keepalive/time", json!("60s")),
         ("KEEPALIVE_INTERVAL", "5s", "keepalive/interval", json!("5s")),

@@ -29,8 +29,18 @@ pub struct Tunnels {
     pub idle: Duration,
     /// Whether each end tells the other what it is, for telemetry. The request always does.
     pub response_baggage: bool,
-    /// Whether an application behind an application tunnel is reached by loopback.
-    pub application_loopback: bool,
+    /// Where an application behind an application tunnel is reached.
+    pub applications: Applications,
+}
+
+/// Where an application behind an application tunnel is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Applications {
+    #[default]
+    Loopback,
+    /// At the pod's own, and it sees the client's.
+    Address,
 }
 
 impl Default for Tunnels {
@@ -44,7 +54,7 @@ impl Default for Tunnels {
             streams,
             idle,
             response_baggage: true,
-            application_loopback: true,
+            applications: Applications::default(),
         }
     }
 }

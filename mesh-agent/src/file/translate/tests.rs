@@ -7,7 +7,7 @@ use crate::file::Config;
 use crate::file::problem::parse;
 use crate::file::schema::NodeFile;
 use crate::model::authorize::authorize;
-use crate::model::{Identity, Peer};
+use crate::model::{Captured, Identity, Peer};
 
 const NODE: &str = "node:
   name: n1
@@ -111,6 +111,27 @@ fn mistakes() {
         let error = read(&text).err().unwrap_or_else(|| panic!("{case}: accepted"));
         assert!(error.contains(expected), "{case}: {error}");
     }
+}
+
+#[test]
+fn who_ends_its_own_tunnels_is_not_enrolled() {
+    let text = format!("{NODE}workloads:\n- {{name: a, tunnel_end: workload}}\npods:\n- {{name: a, netns: /n}}\n");
+    let Err(error) = read(&text) else { panic!("accepted") };
+    let expected =
+        "pod default/a ends its own tunnels (tunnel_end: workload): port 15008 is its, and it cannot be enrolled";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn names_pod_by_pod() {
+    let names = |written: &str| {
+        let text = with(&format!("pods:\n- {{name: web, netns: /n{written}}}\n"));
+        let config = read(&text).unwrap();
+        let Captured::ByPrograms(programs) = &config.pods[0].captured else { panic!("{:?}", config.pods) };
+        programs.names
+    };
+    let written = ["", ", dns_capture: true", ", dns_capture: false"].map(names);
+    assert_eq!(written, [None, Some(true), Some(false)]);
 }
 
 #[test]
