@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::file::environment::{self, Machine};
-use crate::node::Source;
+use crate::node::source::Source;
 use crate::telemetry::log;
 use crate::{control, ctl, node};
 

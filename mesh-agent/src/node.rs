@@ -15,8 +15,9 @@ mod metrics;
 mod pages;
 mod pods;
 mod revocation;
+pub mod source;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::source::{Read, Source};
 use crate::admin::ready::{Gate, Ready};
 use crate::admin::router::Router;
 use crate::admin::server;
@@ -31,9 +33,7 @@ use crate::bpf::attach::Mechanism;
 use crate::bpf::facts::{Facts, find_cgroup};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
-use crate::control::issuer::write_private;
 use crate::dns::{self, Ipv6, Realm, Upstream};
-use crate::file::environment::Written;
 use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
@@ -83,52 +83,19 @@ pub(crate) struct View {
     log: crate::telemetry::log::Filter,
 }
 
-/// Where the configuration comes from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A file, which may be edited.
-    File(PathBuf),
-    /// The environment, as it was translated.
-    Environment(Written),
-}
-
 /// Runs the node agent until SIGTERM or SIGINT.
 pub fn run(source: &Source, log: Log) -> anyhow::Result<()> {
     caps::require_root()?;
     kernel::require()?;
     limits::raise_open_files();
-    let (path, edits, config) = match source {
-        Source::File(path) => {
-            // Watched before it is read, so that no edit falls between.
-            let edits = file::watch::changes(path);
-            let config = file::read(path)?;
-            (&**path, Some(edits.with_context(|| format!("watching {}", path.display()))?), config)
-        }
-        Source::Environment(written) => (Path::new("environment"), None, environment(written)?),
-    };
+    let Read { path, edits, config } = source.read()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
         .enable_all()
         .build()
         .context("starting the control runtime")?;
-    runtime.block_on(serve(path, edits, config, log))
-}
-
-/// The configuration that the environment says; what it says beside that is told.
-fn environment(written: &Written) -> anyhow::Result<Config> {
-    for (path, text) in &written.files {
-        let directory = path.parent().unwrap_or(path);
-        let write = || {
-            std::fs::create_dir_all(directory)?;
-            write_private(path, text)
-        };
-        write().with_context(|| format!("writing {}", path.display()))?;
-    }
-    if !written.unused.is_empty() {
-        tracing::warn!(variables = written.unused.join(", "), "set, and without a meaning for this agent");
-    }
-    Ok(file::environment::config(written)?)
+    runtime.block_on(serve(&path, edits, config, log))
 }
 
 async fn serve(path: &Path, edits: Option<Edits>, config: Config, log: Log) -> anyhow::Result<()> {

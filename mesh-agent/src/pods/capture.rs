@@ -6,22 +6,25 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+use mesh_common::maps::{MAX_PROBE_PORTS, Phase};
 
+use self::config::{config, phase_of};
 use super::listeners::{Names, indexed, open_listeners};
 use super::namespace;
 use super::owners::{Owners, own_cookie};
 use super::record::{Records, Undo};
 use crate::bpf::attach::{self, Mechanism};
-use crate::bpf::facts::{Facts, address};
+use crate::bpf::facts::Facts;
 use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::bpf::{BpfError, counters};
-use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
+use crate::model::{Captured, PodNetns, PodSpec, Programs};
 use crate::proxy::shard::PodListeners;
 use crate::sys::netlink::{Change, LO_NAME, clsact, interface_index};
 use crate::sys::netns::Netns;
 use crate::sys::socket::is_local;
+
+mod config;
 
 /// Why a pod could not be enrolled or withdrawn.
 #[derive(Debug, thiserror::Error)]
@@ -384,28 +387,4 @@ pub(super) fn entering(place: &PodNetns) -> impl FnOnce(io::Error) -> CaptureErr
 
 pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {
     move |cause| CaptureError::System { what, cause }
-}
-
-fn phase_of(config: &PodConfig) -> Phase {
-    // A former agent that died before it had listed the older connections leaves that to us. One that died while it
-    // withdrew the pod is overruled: the pod is wanted again.
-    if config.phase == Phase::Learning as u32 { Phase::Learning } else { Phase::Strict }
-}
-
-fn config(programs: &Programs, phase: Phase, names: Names) -> Result<PodConfig, CaptureError> {
-    let dns = u32::from(names == Names::Captured);
-    let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, dns, ..PodConfig::EMPTY };
-    if programs.probe_ports.len() > MAX_PROBE_PORTS {
-        return Err(CaptureError::TooManyProbes(programs.probe_ports.len()));
-    }
-    config.fail_open = u32::from(programs.when_down == WhenDown::Pass);
-    for (slot, port) in config.probe_ports.iter_mut().zip(&programs.probe_ports) {
-        *slot = *port;
-        config.probe_count += 1;
-    }
-    for (slot, ip) in config.node_addresses.iter_mut().zip(programs.node_addresses.iter().take(MAX_NODE_ADDRESSES)) {
-        *slot = address(*ip);
-        config.node_count += 1;
-    }
-    Ok(config)
 }
