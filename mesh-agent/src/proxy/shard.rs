@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -94,6 +95,14 @@ impl Default for Habits {
 #[derive(Clone, Debug)]
 pub struct Shards {
     doors: Arc<[mpsc::UnboundedSender<Order>]>,
+    turnover: Arc<Turnover>,
+}
+
+/// Pods that came and went. The first shard counts them: all shards have the same.
+#[derive(Debug, Default)]
+struct Turnover {
+    started: AtomicU64,
+    stopped: AtomicU64,
 }
 
 /// The threads behind [`Shards`]; they end after [`Shards::stop`].
@@ -133,17 +142,24 @@ impl Shards {
         books: impl Fn(usize) -> Books + Clone + Send + 'static,
     ) -> io::Result<(Self, Threads)> {
         let (mut doors, mut threads) = (Vec::new(), Vec::new());
+        let turnover = Arc::new(Turnover::default());
         for index in 0..count.max(1) {
             let (door, orders) = mpsc::unbounded_channel();
             let (deps, books) = (deps.clone(), books.clone());
+            let counts = (index == 0).then(|| Arc::clone(&turnover));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(thread::spawn(&format!("shard-{index}"), move || {
                 let books = Rc::new(books(index));
-                LocalSet::new().block_on(&runtime, run(deps, books, orders));
+                LocalSet::new().block_on(&runtime, run(deps, books, orders, counts));
             })?);
             doors.push(door);
         }
-        Ok((Self { doors: doors.into() }, Threads(threads)))
+        Ok((Self { doors: doors.into(), turnover }, Threads(threads)))
+    }
+
+    /// Pods that were taken up, and pods that were given up, since the start.
+    pub fn turnover(&self) -> (u64, u64) {
+        (self.turnover.started.load(Relaxed), self.turnover.stopped.load(Relaxed))
     }
 
     pub fn count(&self) -> usize {
@@ -223,7 +239,7 @@ fn shard_is_gone() -> io::Error {
     io::Error::other("the shard has ended")
 }
 
-async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>) {
+async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>, counts: Option<Arc<Turnover>>) {
     let asker = deps.demand.map(|demand| Rc::new(Asker::new(demand, deps.worlds.clone())));
     let (worlds, verdicts) = local_copies(deps.worlds);
     let shared = Shared {
@@ -242,11 +258,18 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve(pod, listeners, done) => {
+                let served = serve(&shared, &mut pods, pod, listeners);
+                if let (Some(counts), Ok(())) = (&counts, &served) {
+                    counts.started.fetch_add(1, Relaxed);
+                }
                 // The asker may have given up; the pod is served all the same until it is retired.
-                done.send(serve(&shared, &mut pods, pod, listeners)).ok();
+                done.send(served).ok();
             }
             Order::Retire(uid, deadline, done) => {
                 let pod = pods.remove(&uid);
+                if let (Some(counts), Some(_)) = (&counts, &pod) {
+                    counts.stopped.fetch_add(1, Relaxed);
+                }
                 drop(tokio::task::spawn_local(async move {
                     if let Some(pod) = pod {
                         pod.retire(deadline).await;

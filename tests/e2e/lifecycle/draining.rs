@@ -69,6 +69,24 @@ pub(super) fn in_peace(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// The metrics about pods have Istio's prefix for them, which is not that of the others.
+pub(super) fn trap_25_pods_are_counted(lab: &mut Lab) -> Result<()> {
+    const NAMES: [&str; 4] =
+        ["active_proxy_count", "pending_proxy_count", "proxies_started_total", "proxies_stopped_total"];
+    let counted = || -> Result<Vec<f64>> {
+        let agent = lab.agent("n1");
+        NAMES.iter().map(|name| agent.metric(&format!("workload_manager_{name}"), &[])).collect()
+    };
+    ensure!(counted()? == [1.0, 0.0, 1.0, 0.0], "one pod is served: {:?}", counted()?);
+    let before = lab.world().clone();
+    lab.publish(leave(&["client"]))?;
+    wait_for(lab, "n1", "client", None)?;
+    ensure!(counted()? == [0.0, 0.0, 1.0, 1.0], "it has left: {:?}", counted()?);
+    lab.publish(|world| *world = before)?;
+    ensure!(counted()? == [1.0, 0.0, 2.0, 1.0], "it has come back: {:?}", counted()?);
+    Ok(())
+}
+
 /// A connection that does not end is cut when the time is over, and its application is told by a reset.
 pub(super) fn cut(lab: &mut Lab) -> Result<()> {
     let _echo = lab.pod("server").echo(80)?;
