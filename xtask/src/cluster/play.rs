@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::cluster::{Cluster, Image, Inside, Settings};
-use mesh_e2e::{eventually, sweep};
-use rustix::process::{Pid, Signal, kill_process};
+use mesh_e2e::sweep;
 use serde::{Deserialize, Serialize};
 
 use super::{Import, build};
@@ -102,12 +101,7 @@ pub(super) fn hold(root: &Path) -> Result<()> {
 pub(super) fn down() -> Result<()> {
     let state = State::read();
     if let Ok(state) = &state {
-        let keeper = Pid::from_raw(state.keeper).context("a pid")?;
-        kill_process(keeper, Signal::TERM).context("ending the cluster's keeper")?;
-        eventually(END, || {
-            ensure!(!sweep::is_owned(NAME), "the keeper (pid {}) does not end", state.keeper);
-            Ok(())
-        })?;
+        keeper::end(state.keeper, NAME, END)?;
     }
     sweep::remove_left_behind()?;
     say(if state.is_ok() { "all of it is removed" } else { "nothing was up" });

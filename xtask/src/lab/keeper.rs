@@ -4,8 +4,11 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use mesh_e2e::{eventually, sweep};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The first word of a keeper's report when all went well.
 const READY: &str = "ready";
@@ -31,6 +34,16 @@ pub(crate) fn start(root: &Path, arguments: &[&str], log: &Path) -> Result<Strin
             bail!("{}", fs::read_to_string(log).unwrap_or_default().trim().trim_start_matches("xtask: "))
         }
     }
+}
+
+/// Ends the keeper with this pid, and waits until what it holds under `name` is removed.
+pub(crate) fn end(keeper: i32, name: &str, limit: Duration) -> Result<()> {
+    let pid = Pid::from_raw(keeper).context("a pid")?;
+    kill_process(pid, Signal::TERM).with_context(|| format!("ending the keeper of {name}"))?;
+    eventually(limit, || {
+        ensure!(!sweep::is_owned(name), "the keeper (pid {keeper}) does not end");
+        Ok(())
+    })
 }
 
 /// Called by the keeper: leaves the terminal, so that neither Ctrl-C nor its end concern it.

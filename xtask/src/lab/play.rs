@@ -8,8 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use mesh_e2e::{Lab, Namespace, eventually, sweep};
-use rustix::process::{Pid, Signal, kill_process};
+use mesh_e2e::{Lab, Namespace, sweep};
 use serde::{Deserialize, Serialize};
 
 use super::{agent, keeper, shop};
@@ -89,12 +88,7 @@ pub(super) fn hold(root: &Path) -> Result<()> {
 pub(super) fn down(root: &Path) -> Result<()> {
     let state = State::read(root);
     if let Ok(state) = &state {
-        let keeper = Pid::from_raw(state.keeper).context("a pid")?;
-        kill_process(keeper, Signal::TERM).context("ending the lab's keeper")?;
-        eventually(END, || {
-            ensure!(!sweep::is_owned(&state.name), "the keeper (pid {}) does not end", state.keeper);
-            Ok(())
-        })?;
+        keeper::end(state.keeper, &state.name, END)?;
     }
     sweep::remove_left_behind()?;
     fs::remove_dir_all(root.join(".mesh-lab")).ok();
