@@ -11,6 +11,7 @@ mod copy;
 mod demand;
 mod dial;
 mod error;
+mod far;
 mod inbound;
 mod names;
 mod outbound;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::copy::{self, Role};
 use super::dial::{self, Seen};
 use super::error::{Error, outcome};
+use super::far::Far;
 use super::pod::Pod;
 use super::proxy_protocol::{self, Delivery};
 use super::record::{Ends, Record, Reporter, Security, refuse};
@@ -25,7 +26,6 @@ use super::source;
 use crate::hbone::head::{Authority, forwarded_host};
 use crate::hbone::readahead::ReadAhead;
 use crate::hbone::server::{self, Incoming};
-use crate::identity::revocation::Tracked;
 use crate::identity::{Proven, Side, TLS_HANDSHAKE_LIMIT, TlsFailure};
 use crate::model::addr::canonical;
 use crate::model::workload::AppTunnelProtocol;
@@ -38,9 +38,7 @@ type Tls = TlsStream<ReadAhead<TcpStream>>;
 #[derive(Debug)]
 struct Tunnel {
     peer: SocketAddr,
-    identity: Option<Identity>,
-    /// Its certificate was taken back: nothing of the tunnel goes on.
-    revoked: CancellationToken,
+    far: Rc<Far>,
     /// The pod's address that was dialled: the application is reached at it, whatever the authority says.
     dialled: SocketAddr,
 }
@@ -65,30 +63,17 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     if let Some(expires) = proven.expires {
         pod.tasks.spawn_local(leave_at(expires, leaving.clone()));
     }
-    let revoked = CancellationToken::new();
-    let _watch = proven.tracked.map(|tracked| {
-        let over = CancellationToken::new();
-        pod.tasks.spawn_local(tell_when_revoked(tracked, revoked.clone(), over.clone()));
-        over.drop_guard()
-    });
-    let tunnel = Rc::new(Tunnel { peer, identity: proven.identity, revoked: revoked.clone(), dialled });
+    let far = Far::new(proven.identity);
+    let tunnel = Rc::new(Tunnel { peer, far: Rc::clone(&far), dialled });
     let _end = leaving.clone().drop_guard();
     let streams = pod.tasks.clone();
     let serving = server::serve(connection, leaving, |incoming| {
         streams.spawn_local(stream(Rc::clone(&pod), Rc::clone(&tunnel), incoming));
     });
     // Boxed: one long-lived allocation per tunnel instead of a large task.
-    let serving = Box::pin(revoked.run_until_cancelled(Box::pin(serving)));
+    let serving = Box::pin(far.while_trusted(proven.tracked, peer, Box::pin(serving)));
     if let Some(Some(Err(error))) = cut.run_until_cancelled(serving).await {
         tracing::debug!(%error, %peer, "tunnel ended");
-    }
-}
-
-/// Cancels `revoked` when the peer's certificate is; until the tunnel is `over`.
-async fn tell_when_revoked(tracked: Tracked, revoked: CancellationToken, over: CancellationToken) {
-    if let Some(why) = over.run_until_cancelled(tracked.until_revoked()).await {
-        tracing::warn!(%why, "closing a tunnel");
-        revoked.cancel();
     }
 }
 
@@ -163,7 +148,7 @@ async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<R
     let service = source::service_label(&world, &workload, host, port);
     let question = Question {
         workload: Arc::clone(&workload.uid),
-        peer: Peer { address: tunnel.peer, identity: tunnel.identity.clone() },
+        peer: Peer { address: tunnel.peer, identity: tunnel.far.identity.clone() },
         target: SocketAddr::new(tunnel.dialled.ip(), port),
     };
     let delivery = delivery(pod, &workload, tunnel, &authority)?;
@@ -198,7 +183,7 @@ fn delivery(pod: &Pod, workload: &Workload, tunnel: &Tunnel, authority: &Authori
         }
     };
     let destination = destination.ok_or_else(|| Error::NoProxyDestination(authority.to_string()))?;
-    let identity = tunnel.identity.as_ref().map(Identity::uri);
+    let identity = tunnel.far.identity.as_ref().map(Identity::uri);
     let header = proxy_protocol::header(tunnel.peer, destination, identity);
     let seen = match pod.habits.applications {
         Applications::Loopback => Seen::Loopback,
@@ -221,7 +206,7 @@ fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, incoming: &Incoming) -> E
     let world = pod.world();
     let nothing = HeaderMap::new();
     let said = if pod.habits.response_baggage { incoming.headers() } else { &nothing };
-    let source = source::workload(&world, &pod.network, tunnel.peer.ip(), tunnel.identity.as_ref(), said);
+    let source = source::workload(&world, &pod.network, tunnel.peer.ip(), tunnel.far.identity.as_ref(), said);
     Ends {
         reporter: Reporter::Destination,
         src_addr: tunnel.peer,
@@ -229,7 +214,7 @@ fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, incoming: &Incoming) -> E
         hbone_addr: Some(request.authority.to_string()),
         original: request.question.target,
         source,
-        source_identity: tunnel.identity.clone(),
+        source_identity: tunnel.far.identity.clone(),
         destination: Some(Arc::clone(&request.workload)),
         destination_identity: Some(request.workload.identity.clone()),
         service: request.service.clone(),
@@ -258,7 +243,7 @@ async fn carry(
     // A tunnel that is cut abandons its streams, too: which it was is asked first.
     let app = tokio::select! {
         biased;
-        () = tunnel.revoked.cancelled() => return Err(Error::PeerRevoked),
+        () = tunnel.far.revoked.cancelled() => return Err(Error::PeerRevoked),
         app = dialled => app,
         () = incoming.abandoned() => return Err(Error::Abandoned),
     };
@@ -279,7 +264,7 @@ async fn carry(
     let denied = request.question.until_denied(&mut worlds);
     let error = tokio::select! {
         biased;
-        () = tunnel.revoked.cancelled() => Error::PeerRevoked,
+        () = tunnel.far.revoked.cancelled() => Error::PeerRevoked,
         denied = denied => Error::Revoked(denied),
         result = copy::tunnel(&app, &mut stream, Role::Server, record) => return Ok(result?),
     };

@@ -11,10 +11,10 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_util::sync::CancellationToken;
 
 use super::dial;
 use super::error::{Error, HBONE_HINT};
+use super::far::Far;
 use super::pod::{Pod, TunnelKey};
 use crate::hbone::client::{OpenError, Tunnel};
 use crate::hbone::head::Connect;
@@ -33,14 +33,6 @@ pub(super) struct Opened {
     pub(super) stream: Stream,
     pub(super) headers: HeaderMap,
     pub(super) far: Rc<Far>,
-}
-
-/// Who is at the far end of a tunnel that we have opened.
-#[derive(Debug)]
-pub(super) struct Far {
-    pub(super) identity: Option<Identity>,
-    /// Its certificate was taken back: nothing of the tunnel goes on.
-    pub(super) revoked: CancellationToken,
 }
 
 /// Opens a stream on a pooled tunnel. A tunnel that turns out to be leaving is replaced: its peer has not seen the request.
@@ -96,12 +88,6 @@ async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Rc<Far>>, Er
     Ok(tunnel)
 }
 
-impl Far {
-    fn new(identity: Option<Identity>) -> Rc<Self> {
-        Rc::new(Self { identity, revoked: CancellationToken::new() })
-    }
-}
-
 /// Drives a tunnel until it ends, or until its far end's certificate is revoked.
 async fn drive(
     driver: impl Future<Output = Result<(), impl Display>>,
@@ -109,19 +95,7 @@ async fn drive(
     tracked: Option<Tracked>,
     peer: NextHop,
 ) {
-    let ended = match tracked {
-        None => driver.await,
-        // Boxed: most meshes keep no lists, and every tunnel has this future.
-        Some(tracked) => tokio::select! {
-            biased;
-            why = Box::pin(tracked.until_revoked()) => {
-                tracing::warn!(%why, %peer, "closing a tunnel");
-                return far.revoked.cancel();
-            }
-            ended = driver => ended,
-        },
-    };
-    if let Err(error) = ended {
+    if let Some(Err(error)) = far.while_trusted(tracked, peer, driver).await {
         tracing::debug!(%error, %peer, "tunnel ended");
     }
 }
