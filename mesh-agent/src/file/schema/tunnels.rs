@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::super::duration;
 use crate::hbone;
+use crate::sys::socket;
 
 /// How tunnels are made, and what goes through them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -74,7 +75,8 @@ pub struct Keepalive {
 
 impl Default for Keepalive {
     fn default() -> Self {
-        Self { enabled: true, time: Duration::from_secs(180), interval: Duration::from_secs(180), retries: 9 }
+        let socket::Keepalive { time, interval, retries } = socket::Keepalive::default();
+        Self { enabled: true, time, interval, retries }
     }
 }
 
