@@ -16,7 +16,7 @@ pub mod verify;
 
 pub use certs::{CertError, Certs};
 pub use proven::Proven;
-pub use revocation::{Revocations, Side};
+pub use revocation::Revocations;
 pub use tls::{Credentials, TLS_HANDSHAKE_LIMIT};
 pub use verify::{TlsFailure, TlsKind, peer_identity};
 

@@ -10,4 +10,5 @@ pub mod log;
 pub mod lookups;
 pub mod metrics;
 pub mod process;
+pub mod reporter;
 pub mod traffic;

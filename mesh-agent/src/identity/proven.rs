@@ -4,10 +4,11 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use super::revocation::{Side, Tracked};
+use super::revocation::Tracked;
 use super::tls::Credentials;
 use super::verify::{peer_expiry, peer_identity};
 use crate::model::Identity;
+use crate::telemetry::reporter::Reporter;
 
 /// A peer that has completed the handshake.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub struct Proven {
 
 impl Proven {
     /// From the certificates that the peer has shown to `credentials`.
-    pub fn to(credentials: &Credentials, side: Side, certificates: Option<&[CertificateDer<'_>]>) -> Self {
+    pub fn to(credentials: &Credentials, side: Reporter, certificates: Option<&[CertificateDer<'_>]>) -> Self {
         Self {
             identity: certificates.and_then(peer_identity),
             expires: certificates.and_then(peer_expiry),

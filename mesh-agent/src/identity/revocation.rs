@@ -16,24 +16,7 @@ use tokio::sync::watch;
 
 pub use list::{BadList, Lists};
 
-/// Which end of a connection we are, as the label `reporter` says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// We dial; the peer is a server.
-    Source,
-    Destination,
-}
-
-impl Side {
-    pub const ALL: [Self; 2] = [Self::Source, Self::Destination];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Destination => "destination",
-        }
-    }
-}
+use crate::telemetry::reporter::Reporter;
 
 /// The peer's certificate, or one that it rests on, is revoked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,12 +47,12 @@ pub struct Tally {
 
 impl Tally {
     /// Peers that were refused, and connections that were ended.
-    pub fn rejections(&self, side: Side) -> u64 {
+    pub fn rejections(&self, side: Reporter) -> u64 {
         self.rejections[side as usize].load(Relaxed)
     }
 
     /// Connections that will not be looked at again when the lists change.
-    pub fn untracked(&self, side: Side) -> u64 {
+    pub fn untracked(&self, side: Reporter) -> u64 {
         self.untracked[side as usize].load(Relaxed)
     }
 }
@@ -96,10 +79,10 @@ impl Revocations {
     }
 
     /// Looks a verified chain up, at a handshake of ours as `side`.
-    pub(super) fn check(
+    pub(super) fn check<'a>(
         &self,
-        side: Side,
-        chain: &[CertificateDer<'_>],
+        side: Reporter,
+        chain: impl IntoIterator<Item = &'a CertificateDer<'a>>,
         roots: &[TrustAnchor<'_>],
     ) -> Result<(), Revoked> {
         let Some(states) = &self.states else { return Ok(()) };
@@ -116,7 +99,7 @@ impl Revocations {
     /// Keeps an eye on a peer that has just proven itself.
     pub(super) fn track(
         &self,
-        side: Side,
+        side: Reporter,
         chain: Option<&[CertificateDer<'_>]>,
         roots: &Arc<[TrustAnchor<'static>]>,
     ) -> Option<Tracked> {
@@ -133,7 +116,7 @@ impl Revocations {
 /// A peer whose certificates are looked up again whenever the lists change.
 #[derive(Debug)]
 pub struct Tracked {
-    side: Side,
+    side: Reporter,
     chain: Vec<CertificateDer<'static>>,
     roots: Arc<[TrustAnchor<'static>]>,
     revocations: Revocations,

@@ -14,9 +14,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::renew::Validity;
-use super::revocation::{Revocations, Side, Tracked};
+use super::revocation::{Revocations, Tracked};
 use super::verify::{Expected, Verifier, peer_identity, validity};
 use crate::model::Identity;
+use crate::telemetry::reporter::Reporter;
 
 /// How long a TLS handshake may take.
 pub const TLS_HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -141,7 +142,7 @@ impl Credentials {
     }
 
     /// Keeps an eye on a peer that was verified with these credentials.
-    pub(super) fn track(&self, side: Side, certificates: Option<&[CertificateDer<'_>]>) -> Option<Tracked> {
+    pub(super) fn track(&self, side: Reporter, certificates: Option<&[CertificateDer<'_>]>) -> Option<Tracked> {
         self.revocations.track(side, certificates, &self.roots)
     }
 

@@ -19,8 +19,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::renew::Validity;
-use super::revocation::{Revocations, Side};
+use super::revocation::Revocations;
 use crate::model::Identity;
+use crate::telemetry::reporter::Reporter;
 
 /// Whom we expect at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,18 +67,18 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        side: Side,
+        side: Reporter,
     ) -> Result<(), rustls::Error> {
         let usage = match side {
-            Side::Source => KeyUsage::server_auth(),
-            Side::Destination => KeyUsage::client_auth(),
+            Reporter::Source => KeyUsage::server_auth(),
+            Reporter::Destination => KeyUsage::client_auth(),
         };
         let certificate = EndEntityCert::try_from(leaf).map_err(refuse)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         certificate.verify_for_usage(algorithms, &self.roots, intermediates, now, usage, None, None).map_err(refuse)?;
-        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        let chain = std::iter::once(leaf).chain(intermediates);
         let revoked = |_| rustls::Error::InvalidCertificate(CertificateError::Revoked);
-        self.revocations.check(side, &chain, &self.roots).map_err(revoked)?;
+        self.revocations.check(side, chain, &self.roots).map_err(revoked)?;
         self.check_identity(leaf)
             .map_err(|wrong| rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong)))))
     }
@@ -156,7 +157,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, Side::Source)?;
+        self.verify(end_entity, intermediates, now, Reporter::Source)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -194,7 +195,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, Side::Destination)?;
+        self.verify(end_entity, intermediates, now, Reporter::Destination)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -3,10 +3,10 @@
 use std::time::UNIX_EPOCH;
 
 use super::View;
-use crate::identity::Side;
 use crate::identity::revocation::Tally;
 use crate::pods::driver::PodState;
 use crate::telemetry::metrics::{Kind, Metrics, Samples};
+use crate::telemetry::reporter::Reporter;
 use crate::xds::{Link, Termination};
 
 pub(super) fn register(metrics: &Metrics, view: &View) {
@@ -90,8 +90,8 @@ fn untracked(view: &View, out: &mut Samples) {
     by_reporter(view, out, Tally::untracked);
 }
 
-fn by_reporter(view: &View, out: &mut Samples, count: fn(&Tally, Side) -> u64) {
-    for side in Side::ALL {
+fn by_reporter(view: &View, out: &mut Samples, count: fn(&Tally, Reporter) -> u64) {
+    for side in Reporter::ALL {
         out.add(&[("reporter", side.as_str())], count(view.revocations.tally(), side) as f64);
     }
 }

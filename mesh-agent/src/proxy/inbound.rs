@@ -26,7 +26,7 @@ use super::source;
 use crate::hbone::head::{Authority, forwarded_host};
 use crate::hbone::readahead::ReadAhead;
 use crate::hbone::server::{self, Incoming};
-use crate::identity::{Proven, Side, TLS_HANDSHAKE_LIMIT, TlsFailure};
+use crate::identity::{Proven, TLS_HANDSHAKE_LIMIT, TlsFailure};
 use crate::model::addr::canonical;
 use crate::model::workload::AppTunnelProtocol;
 use crate::model::{Identity, Peer, Service, Workload, World};
@@ -97,7 +97,7 @@ async fn handshake(pod: &Pod, tcp: TcpStream) -> Result<(Tls, Proven, SocketAddr
         Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
         Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
     };
-    let proven = Proven::to(&credentials, Side::Destination, tls.get_ref().1.peer_certificates());
+    let proven = Proven::to(&credentials, Reporter::Destination, tls.get_ref().1.peer_certificates());
     Ok((tls, proven, dialled))
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use super::record::labels;
 use crate::model::Workload;
 use crate::telemetry::lookups::Lookups;
 
@@ -46,17 +47,8 @@ impl Names {
 
     /// Asks for the addresses of `host` on behalf of `source`; afterwards they are known.
     pub(super) async fn look_up(&self, host: &Arc<str>, source: &Workload) -> Result<(), Error> {
-        self.lookups.count([
-            &source.workload_name,
-            &source.canonical_name,
-            &source.canonical_revision,
-            source.namespace(),
-            source.identity.uri(),
-            &source.canonical_name,
-            &source.canonical_revision,
-            &source.cluster,
-            host,
-        ]);
+        let [labels @ .., _region, _zone] = labels::of(source, source.identity.uri());
+        self.lookups.count(labels, host);
         let asking = tokio::net::lookup_host((&**host, 0));
         let failed = |cause| Error::Name { host: Arc::clone(host), cause };
         let found = match tokio::time::timeout(LIMIT, asking).await {

@@ -9,7 +9,7 @@
 
 mod access;
 mod flows;
-mod labels;
+pub(super) mod labels;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -19,18 +19,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::model::{Identity, PolicyName, Service, Workload};
+pub use crate::telemetry::reporter::Reporter;
 pub use crate::telemetry::traffic::Flag;
 use crate::telemetry::traffic::{Key, Set, Table};
 
 pub use access::refuse;
 pub use flows::{Snapshot, documents};
-
-/// The side of the connection that this agent is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reporter {
-    Source,
-    Destination,
-}
 
 /// What protects the wire, as the live TLS session says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use super::dial;
 use super::error::{Error, HBONE_HINT};
 use super::far::Far;
 use super::pod::{Pod, TunnelKey};
+use super::record::Reporter;
 use crate::hbone::client::{OpenError, Tunnel};
 use crate::hbone::head::Connect;
 use crate::hbone::io::StreamIo;
@@ -23,7 +24,7 @@ use crate::hbone::readahead::ReadAhead;
 use crate::hbone::stream::Stream;
 use crate::hbone::{self};
 use crate::identity::revocation::Tracked;
-use crate::identity::{Credentials, Proven, Side, TLS_HANDSHAKE_LIMIT, TlsFailure};
+use crate::identity::{Credentials, Proven, TLS_HANDSHAKE_LIMIT, TlsFailure};
 use crate::model::{Identity, NextHop};
 use crate::sys::socket::carry_streams;
 
@@ -63,7 +64,7 @@ pub(super) async fn open_inside<'a>(
     let stream = open(pod, outer, || Connect { network: None, ..head() }).await?.stream;
     let credentials = pod.credentials(&outer.source).await?;
     let tls = secure(&credentials, accepted, outer.next_hop.0.ip(), StreamIo::new(stream)).await?;
-    let proven = Proven::to(&credentials, Side::Source, tls.get_ref().1.peer_certificates());
+    let proven = Proven::to(&credentials, Reporter::Source, tls.get_ref().1.peer_certificates());
     let (far, settings) = (Far::new(proven.identity), &pod.habits.tunnels);
     let (tunnel, driver) = hbone::client::start(tls, far, settings).await.map_err(Error::Http2)?;
     pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, outer.next_hop));
@@ -77,7 +78,7 @@ async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Rc<Far>>, Er
     // Without it the tunnel works, too.
     carry_streams(tcp.as_fd()).ok();
     let tls = secure(&credentials, &key.accepted, key.next_hop.0.ip(), ReadAhead::new(tcp)).await?;
-    let proven = Proven::to(&credentials, Side::Source, tls.get_ref().1.peer_certificates());
+    let proven = Proven::to(&credentials, Reporter::Source, tls.get_ref().1.peer_certificates());
     let ours = credentials.validity.not_after;
     let ends = proven.expires.map_or(ours, |theirs| theirs.min(ours));
     let (far, settings) = (Far::new(proven.identity), &pod.habits.tunnels);

@@ -8,18 +8,21 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::traffic;
+
+/// Labels of the one who connects: those of the traffic metrics after `reporter`, but for where it is.
+const SOURCE: usize = 8;
+
 /// The labels, in the order of a [`Key`].
-const LABELS: [&str; 9] = [
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "hostname",
-];
+const LABELS: [&str; SOURCE + 1] = {
+    let mut all = ["hostname"; SOURCE + 1];
+    let mut at = 0;
+    while at < SOURCE {
+        all[at] = traffic::LABELS[1 + at];
+        at += 1;
+    }
+    all
+};
 
 type Key = [String; LABELS.len()];
 
@@ -34,11 +37,11 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// Counts a look-up for these values of the labels. An empty value reads `unknown`.
-    pub fn count(&self, values: [&str; LABELS.len()]) {
+    /// Counts a look-up of `host` for these values of the source's labels. An empty value reads `unknown`.
+    pub fn count(&self, source: [&str; SOURCE], host: &str) {
         let named = |value: &str| if value.is_empty() { "unknown".to_owned() } else { value.to_owned() };
         let mut sets = self.locked();
-        let mut key = values.map(named);
+        let mut key: Key = std::array::from_fn(|at| named(source.get(at).copied().unwrap_or(host)));
         if sets.len() >= MOST_SETS && !sets.contains_key(&key) {
             key = [""; LABELS.len()].map(named);
         }
@@ -70,11 +73,11 @@ mod tests {
     #[test]
     fn labels_and_a_bound() {
         let lookups = Lookups::default();
-        let db = ["web", "web", "v1", "shop", "spiffe://a/ns/shop/sa/web", "web", "v1", "", "db.example.com"];
-        (0..2).for_each(|_| lookups.count(db));
+        let web = ["web", "web", "v1", "shop", "spiffe://a/ns/shop/sa/web", "web", "v1", ""];
+        (0..2).for_each(|_| lookups.count(web, "db.example.com"));
         for at in 0..MOST_SETS + 10 {
             let host = at.to_string();
-            lookups.count(["web", "web", "v1", "shop", "", "web", "v1", "", &host]);
+            lookups.count(["web", "web", "v1", "shop", "", "web", "v1", ""], &host);
         }
         let metrics = Metrics::new("0");
         metrics.register(Box::new(lookups));

@@ -80,12 +80,16 @@ impl Lists {
 
     /// The first certificate of a verified chain (leaf first) that is revoked, by its serial number in hexadecimal. `roots`
     /// are those that the chain was verified against.
-    pub fn revoked(&self, chain: &[CertificateDer<'_>], roots: &[TrustAnchor<'_>]) -> Option<String> {
+    pub fn revoked<'a>(
+        &self,
+        chain: impl IntoIterator<Item = &'a CertificateDer<'a>>,
+        roots: &[TrustAnchor<'_>],
+    ) -> Option<String> {
         if self.entries == 0 {
             return None;
         }
         // What cannot be parsed is no part of what was verified.
-        let chain: Vec<_> = chain.iter().filter_map(|der| EndEntityCert::try_from(der).ok()).collect();
+        let chain: Vec<_> = chain.into_iter().filter_map(|der| EndEntityCert::try_from(der).ok()).collect();
         let revoked = chain.iter().find(|certificate| {
             let mut lists = self.lists.iter().filter(|list| list.names(certificate.issuer(), certificate.serial()));
             lists.any(|list| issuers(certificate, &chain, roots).any(|key| list.is_of(key)))

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Lists, Revocations, Side, State};
+use super::{Lists, Reporter, Revocations, State};
 use crate::identity::tests::{Authority, account, revoking};
 use crate::identity::tls::Credentials;
 use crate::identity::{Proven, TlsFailure, TlsKind};
@@ -70,11 +70,11 @@ async fn revoked_peers_are_refused_on_both_sides() {
         (refused.kind, refused.to_string().as_str()),
         (TlsKind::Revoked, "the peer's certificate was revoked by its authority")
     );
-    assert_eq!(Side::ALL.map(|side| wary.tally().rejections(side)), [1, 1]);
+    assert_eq!(Reporter::ALL.map(|side| wary.tally().rejections(side)), [1, 1]);
     for (accepted, dialled) in [shake(&api, &server).await, shake(&client, &api).await] {
         assert!(accepted.is_ok() && dialled.is_ok(), "a neighbour of the revoked one: {accepted:?} {dialled:?}");
     }
-    assert_eq!(Side::ALL.map(|side| wary.tally().rejections(side)), [1, 1]);
+    assert_eq!(Reporter::ALL.map(|side| wary.tally().rejections(side)), [1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +85,7 @@ async fn what_was_proven_is_looked_up_again() {
     let revocations = Revocations::of(states);
     let ours = root.wary(&account("db"), &revocations);
     let chain = shake(&web, &ours).await.0.unwrap();
-    let proven = Proven::to(&ours, Side::Destination, chain.as_deref());
+    let proven = Proven::to(&ours, Reporter::Destination, chain.as_deref());
     assert_eq!(proven.identity, Some(account("web")));
     let mut waiting = Box::pin(proven.tracked.unwrap().until_revoked());
     assert!(waiting.as_mut().now_or_never().is_none());
@@ -96,12 +96,12 @@ async fn what_was_proven_is_looked_up_again() {
     writer.send_replace(state(against(&root, &web)));
     let revoked = waiting.as_mut().now_or_never().expect("at once");
     assert_eq!(revoked.serial, web.serial.trim_start_matches("00:"));
-    assert_eq!(Side::ALL.map(|side| revocations.tally().rejections(side)), [0, 1]);
+    assert_eq!(Reporter::ALL.map(|side| revocations.tally().rejections(side)), [0, 1]);
     // Taken back between the handshake and the first look.
-    let late = Proven::to(&ours, Side::Source, chain.as_deref()).tracked.unwrap();
+    let late = Proven::to(&ours, Reporter::Source, chain.as_deref()).tracked.unwrap();
     assert!(late.until_revoked().now_or_never().is_some());
     // Without a writer nothing changes any more.
-    let late = Proven::to(&root.wary(&account("db"), &revocations), Side::Source, Some(&[root.root()]));
+    let late = Proven::to(&root.wary(&account("db"), &revocations), Reporter::Source, Some(&[root.root()]));
     drop(writer);
     let waited = tokio::time::timeout(Duration::from_secs(3600), late.tracked.unwrap().until_revoked()).await;
     assert!(waited.is_err());
@@ -111,12 +111,12 @@ async fn what_was_proven_is_looked_up_again() {
 fn without_lists_nothing_is_kept_of_a_peer() {
     let root = Authority::new("root");
     let ours = root.credentials(&account("db"));
-    assert!(Proven::to(&ours, Side::Source, Some(&[root.root()])).tracked.is_none());
+    assert!(Proven::to(&ours, Reporter::Source, Some(&[root.root()])).tracked.is_none());
     let (_writer, states) = watch::channel(state(Lists::default()));
     let revocations = Revocations::of(states);
     let ours = root.wary(&account("db"), &revocations);
-    assert!(Proven::to(&ours, Side::Source, None).tracked.is_none());
-    assert_eq!(Side::ALL.map(|side| revocations.tally().untracked(side)), [1, 0]);
+    assert!(Proven::to(&ours, Reporter::Source, None).tracked.is_none());
+    assert_eq!(Reporter::ALL.map(|side| revocations.tally().untracked(side)), [1, 0]);
 }
 
 /// The other errors of a handshake are not taken for this one.

@@ -1,6 +1,6 @@
 //! From the ends of a connection to the values of the traffic labels (protocol note, section 12.1).
 
-use super::{Ends, Reporter, Security};
+use super::{Ends, Security};
 use crate::model::{Identity, Workload};
 use crate::telemetry::traffic::Key;
 
@@ -8,10 +8,7 @@ use crate::telemetry::traffic::Key;
 pub(super) fn write(key: &mut Key, ends: &Ends) {
     let (source, destination) = ends.proven();
     key.clear();
-    key.push(match ends.reporter {
-        Reporter::Source => "source",
-        Reporter::Destination => "destination",
-    });
+    key.push(ends.reporter.as_str());
     workload(key, ends.source.as_deref(), source);
     let service = match ends.service.as_deref() {
         Some(service) => [&*service.key.hostname, &*service.key.namespace, &*service.name],
@@ -28,20 +25,25 @@ pub(super) fn write(key: &mut Key, ends: &Ends) {
 fn workload(key: &mut Key, workload: Option<&Workload>, proven: Option<&Identity>) {
     let principal = proven.map(Identity::uri).unwrap_or_default();
     let values = match workload {
-        Some(w) => [
-            &*w.workload_name,
-            &w.canonical_name,
-            &w.canonical_revision,
-            w.namespace(),
-            principal,
-            // Istio's `app` and `version` labels are the canonical name and revision.
-            &w.canonical_name,
-            &w.canonical_revision,
-            &w.cluster,
-            &w.locality.region,
-            &w.locality.zone,
-        ],
+        Some(workload) => of(workload, principal),
         None => ["", "", "", "", principal, "", "", "", "", ""],
     };
     values.into_iter().for_each(|value| key.push(value));
+}
+
+/// The values for one end of a connection, in the order of the labels.
+pub(in crate::proxy) fn of<'a>(workload: &'a Workload, principal: &'a str) -> [&'a str; 10] {
+    [
+        &workload.workload_name,
+        &workload.canonical_name,
+        &workload.canonical_revision,
+        workload.namespace(),
+        principal,
+        // Istio's `app` and `version` labels are the canonical name and revision.
+        &workload.canonical_name,
+        &workload.canonical_revision,
+        &workload.cluster,
+        &workload.locality.region,
+        &workload.locality.zone,
+    ]
 }
