@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::file::environment::{self, Machine};
+use crate::file::given::Given;
 use crate::node::source::Source;
 use crate::telemetry::log;
 use crate::{control, ctl, node};
@@ -51,6 +52,9 @@ struct NodeArgs {
     /// The node's YAML file; edits are picked up while the agent runs
     #[arg(long, value_name = "FILE", required_unless_present = "from_environment")]
     config: Option<PathBuf>,
+    /// What `${NAME}` in the file stands for; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", requires = "config")]
+    set: Vec<String>,
     /// Be configured by the variables of Istio's node proxy, in its place
     #[arg(long, conflicts_with = "config")]
     from_environment: bool,
@@ -95,7 +99,7 @@ enum Format {
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().role {
-        Role::Node(NodeArgs { config: Some(config), log, .. }) => run_node(&log, Source::File(config)),
+        Role::Node(NodeArgs { config: Some(config), set, log, .. }) => from_file(&log, config, &set),
         Role::Node(NodeArgs { config: None, log, .. }) | Role::Proxy(ProxyArgs { log, .. }) => from_environment(log),
         Role::Control(args) => run_control(args),
         Role::Ctl(args) => ctl::run(&args),
@@ -107,6 +111,11 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn from_file(log: &LogArgs, config: PathBuf, set: &[String]) -> anyhow::Result<()> {
+    let given = Given::read(set.iter().map(String::as_str)).map_err(anyhow::Error::msg)?;
+    run_node(log, Source::File(config, given))
 }
 
 fn run_node(log: &LogArgs, source: Source) -> anyhow::Result<()> {
@@ -180,6 +189,7 @@ mod tests {
         let parses = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
         assert!(parses("mesh-agent node --config f"));
         assert!(parses("mesh-agent node --from-environment"));
+        assert!(parses("mesh-agent node --config f --set A=b --set C=d"));
         assert!(parses("mesh-agent proxy ztunnel"), "what Istio's DaemonSet says");
         assert!(!parses("mesh-agent node"));
         assert!(!parses("mesh-agent node --config f --from-environment"));

@@ -4,11 +4,12 @@
 //! form that the data path evaluates, [`service`] is about services, [`gateway`] is how gateways are
 //! written and [`port`] how ports, [`problem`] is how mistakes are told, [`watch`] notices edits. A file with any
 //! mistake is rejected whole: what is in force stays in force. [`environment`] makes the same document of the variables
-//! by which Istio's node proxy is configured.
+//! by which Istio's node proxy is configured. [`given`] is what the command line says and the file leaves open.
 
 pub mod duration;
 pub mod environment;
 mod gateway;
+pub mod given;
 mod pods;
 mod policy;
 mod port;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::model::{Identity, PodSpec, World};
+use given::Given;
 use problem::{Problems, parse};
 
 /// A configuration that was found good.
@@ -58,8 +60,8 @@ impl LoadState {
 }
 
 /// Reads and checks the file.
-pub fn read(path: &Path) -> Result<Config, Problems> {
+pub fn read(path: &Path, given: &Given) -> Result<Config, Problems> {
     let text = std::fs::read_to_string(path).map_err(|error| Problems::unreadable(path, &error))?;
-    let file: schema::NodeFile = parse(path, &text)?;
+    let file: schema::NodeFile = parse(path, &given.fill(path, &text)?)?;
     translate::translate(path, file)
 }

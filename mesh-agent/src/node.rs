@@ -34,6 +34,7 @@ use crate::bpf::facts::{Facts, find_cgroup};
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
 use crate::dns::{self, Ipv6, Realm, Upstream};
+use crate::file::given::Given;
 use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
@@ -98,7 +99,7 @@ pub fn run(source: &Source, log: Log) -> anyhow::Result<()> {
     runtime.block_on(serve(&path, edits, config, log))
 }
 
-async fn serve(path: &Path, edits: Option<Edits>, config: Config, log: Log) -> anyhow::Result<()> {
+async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: Log) -> anyhow::Result<()> {
     let node = Arc::new(config.node.clone());
     socket::keep_alive(keepalive(&node.keepalive));
     for warning in &config.warnings {
@@ -302,7 +303,7 @@ impl Feeds {
 }
 
 /// Follows the file, if there is one. Policies are in force before a pod that they protect is served.
-fn follow(edits: Option<Edits>, feeds: Feeds, states: watch::Sender<LoadState>, certs: Certs, tasks: &Tasks) {
+fn follow(edits: Option<(Edits, Given)>, feeds: Feeds, states: watch::Sender<LoadState>, certs: Certs, tasks: &Tasks) {
     let mut loaded = feeds.configs.subscribe();
     match edits {
         Some(edits) => tasks.spawn(file::watch::follow(edits, feeds.configs, states)),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mesh_agent::control::config;
 use mesh_agent::file;
+use mesh_agent::file::given::Given;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -17,7 +18,7 @@ fn text(path: &str) -> String {
 
 #[test]
 fn the_files_of_deploy_are_good() {
-    let node = file::read(&root().join("deploy/vm/node.yaml")).unwrap();
+    let node = file::read(&root().join("deploy/vm/node.yaml"), &Given::default()).unwrap();
     assert_eq!(node.warnings, Vec::<String>::new());
     let control = config::read(&root().join("deploy/vm/control.yaml")).unwrap();
     let own = control.nodes.iter().find(|entry| entry.name == node.node.name).expect("the node has an entry");
@@ -45,7 +46,7 @@ fn yaml_in_the_documentation_is_good() {
             let whole = block.lines().any(|line| line.starts_with("node:"));
             let file = scratch.path().join("node.yaml");
             std::fs::write(&file, if whole { block.to_owned() } else { format!("{REST}{block}") }).unwrap();
-            if let Err(problems) = file::read(&file) {
+            if let Err(problems) = file::read(&file, &Given::default()) {
                 panic!("{page}, YAML block {}: {problems}", number + 1);
             }
         }

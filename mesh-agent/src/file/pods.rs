@@ -92,11 +92,20 @@ fn programs(file: &NodeFile, pod: &schema::Pod, addresses: Vec<IpAddr>) -> Progr
     }
 }
 
+/// Where the pods come from, if not from the file.
+fn elsewhere(node: &schema::Node) -> Option<&'static str> {
+    match (&node.zds, &node.kubernetes) {
+        (Some(_), _) => Some("the CNI agent (node.zds)"),
+        (None, Some(_)) => Some("Kubernetes (node.kubernetes)"),
+        (None, None) => None,
+    }
+}
+
 pub(super) fn pods(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings: &mut Findings) -> Vec<Arc<PodSpec>> {
     let (mut names, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
     let mut all = Vec::new();
-    if let (Some(_), Some(first)) = (&file.node.zds, file.pods.first()) {
-        findings.mistake(first, "the CNI agent hands the pods over (node.zds), so none may be listed");
+    if let (Some(source), Some(first)) = (elsewhere(&file.node), file.pods.first()) {
+        findings.mistake(first, format!("the pods come from {source}, so none may be listed"));
     }
     for spanned in &file.pods {
         let pod = &spanned.value;

@@ -1,6 +1,7 @@
 //! What may be written in the node's file. Unknown fields are mistakes.
 
 pub mod dns;
+mod kubernetes;
 mod peers;
 mod policy;
 mod service;
@@ -18,6 +19,7 @@ use serde_saphyr::Spanned;
 use super::duration;
 use super::port::Port;
 pub use dns::Dns;
+pub use kubernetes::{Cni, Kubernetes};
 pub use peers::{Ca, Zds};
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
 pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
@@ -90,6 +92,10 @@ pub struct Node {
     pub keepalive: Keepalive,
     /// The pods come from Istio's CNI agent, which keeps rules in them, and not from this file.
     pub zds: Option<Zds>,
+    /// The pods are those of this node that Kubernetes has, as far as they are in the mesh, and not those of this file.
+    pub kubernetes: Option<Kubernetes>,
+    /// The CNI plugin, for pods that come from Kubernetes.
+    pub cni: Option<Cni>,
     /// The mesh is as an istiod says, not as this file does.
     pub xds: Option<Xds>,
     /// Where `/config_dump` and `/logging` are served, as Istio's tools expect.

@@ -53,6 +53,7 @@ pub(super) fn translate(path: &Path, file: NodeFile) -> Result<Config, Problems>
     let mut drafts = workloads(&file, &mut findings);
     two_sources(&file, &mut findings);
     half_a_mesh(&file, &mut findings);
+    sources_of_pods(&file.node, &mut findings);
     let services = service::services(&file, &mut drafts, &mut findings);
     let pods = pods::pods(&file, &mut drafts, &mut findings);
     let mut labelled: Vec<Labelled<'_>> =
@@ -107,6 +108,20 @@ fn half_a_mesh(file: &NodeFile, findings: &mut Findings) {
         let reason = "node.xds.mode on_demand needs node.dns.capture false: names cannot be answered for a mesh of which only \
                       what was asked for is known";
         findings.problems.push(Problem { line: 0, reason: reason.to_owned() });
+    }
+}
+
+/// Pods have one source, and somebody must say what they are.
+fn sources_of_pods(node: &schema::Node, findings: &mut Findings) {
+    let mut mistake = |reason: &str| findings.problems.push(Problem { line: 0, reason: reason.to_owned() });
+    if node.kubernetes.is_some() && node.zds.is_some() {
+        mistake("node.kubernetes and node.zds both say where the pods come from; leave one out");
+    }
+    if node.kubernetes.is_some() && node.xds.is_none() {
+        mistake("node.kubernetes needs node.xds: what the pods of the cluster are is said by its istiod");
+    }
+    if node.cni.is_some() && node.kubernetes.is_none() {
+        mistake("node.cni needs node.kubernetes: the plugin announces pods that Kubernetes has");
     }
 }
 

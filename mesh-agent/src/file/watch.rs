@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 
+use super::given::Given;
 use super::{Config, LoadState, read};
 
 /// An edit is often several events; they are taken as one when they come within this time.
@@ -68,10 +69,14 @@ impl Edits {
 }
 
 /// Follows the node's file: publishes each good configuration, keeps the old one when an edit is bad, and says which.
-pub async fn follow(mut edits: Edits, configs: watch::Sender<Arc<Config>>, states: watch::Sender<LoadState>) {
+pub async fn follow(
+    (mut edits, given): (Edits, Given),
+    configs: watch::Sender<Arc<Config>>,
+    states: watch::Sender<LoadState>,
+) {
     let path = states.borrow().path.clone();
     while edits.next().await.is_some() {
-        match read(&path) {
+        match read(&path, &given) {
             Ok(config) => {
                 report(&configs.borrow(), &config);
                 configs.send_replace(Arc::new(config));

@@ -6,14 +6,15 @@ use anyhow::Context;
 
 use crate::control::issuer::write_private;
 use crate::file::environment::Written;
+use crate::file::given::Given;
 use crate::file::watch::Edits;
 use crate::file::{self, Config};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A file, which may be edited.
-    File(PathBuf),
+    /// A file, which may be edited, with the values that it leaves open.
+    File(PathBuf, Given),
     /// The environment, as it was translated.
     Environment(Written),
 }
@@ -23,19 +24,19 @@ pub(super) struct Read {
     /// What the source is called when it is told of.
     pub(super) path: PathBuf,
     /// None for a source that does not change.
-    pub(super) edits: Option<Edits>,
+    pub(super) edits: Option<(Edits, Given)>,
     pub(super) config: Config,
 }
 
 impl Source {
     pub(super) fn read(&self) -> anyhow::Result<Read> {
         match self {
-            Self::File(path) => {
+            Self::File(path, given) => {
                 // Watched before it is read, so that no edit falls between.
                 let edits = file::watch::changes(path);
-                let config = file::read(path)?;
+                let config = file::read(path, given)?;
                 let edits = edits.with_context(|| format!("watching {}", path.display()))?;
-                Ok(Read { path: path.clone(), edits: Some(edits), config })
+                Ok(Read { path: path.clone(), edits: Some((edits, given.clone())), config })
             }
             Self::Environment(written) => {
                 Ok(Read { path: "environment".into(), edits: None, config: environment(written)? })

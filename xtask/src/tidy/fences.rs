@@ -30,10 +30,10 @@ const CRATES: [(&str, &[&str]); 22] = [
     ("prometheus_client", &["mesh-agent/src/telemetry"]),
     ("tracing_subscriber", &["mesh-agent/src/telemetry"]),
     ("serde_saphyr", &["mesh-agent/src/file"]),
-    ("notify", &["mesh-agent/src/file/watch.rs"]),
+    ("notify", &["mesh-agent/src/file/watch.rs", "mesh-agent/src/cni"]),
     ("comfy_table", &["mesh-agent/src/ctl/text.rs"]),
-    ("kube", &[]),
-    ("k8s_openapi", &[]),
+    ("kube", &["mesh-agent/src/kubernetes"]),
+    ("k8s_openapi", &["mesh-agent/src/kubernetes"]),
     ("openssl", &[]),
 ];
 /// The rooms of `unsafe`.

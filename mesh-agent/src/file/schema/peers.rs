@@ -39,7 +39,7 @@ pub struct Zds {
     pub socket: PathBuf,
 }
 
-fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn https<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let address = String::deserialize(deserializer)?;
     let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(|host| !host.is_empty()));
     if address.starts_with("https://") && host == Some(true) {

@@ -146,6 +146,23 @@ fn names_need_the_whole_mesh() {
 }
 
 #[test]
+fn pods_of_kubernetes() {
+    const XDS: &str = "  xds: {address: 'https://i:15012'}\n";
+    let node = |written: &str| read(&NODE.replace("  name: n1\n", &format!("  name: n1\n{written}")));
+    let mistake = |written: &str| node(written).err().unwrap_or_else(|| panic!("accepted: {written}"));
+    let both = node(&format!("{XDS}  kubernetes: {{}}\n  cni: {{}}\n")).unwrap().node;
+    let (api, cni) = (both.kubernetes.unwrap(), both.cni.unwrap());
+    assert_eq!(api.address, "https://kubernetes.default.svc");
+    assert_eq!(api.excluded_namespaces, ["kube-system"]);
+    assert_eq!((cni.programs.to_str(), cni.networks.to_str()), (Some("/opt/cni/bin"), Some("/etc/cni/net.d")));
+    assert!(mistake("  kubernetes: {}\n").contains("node.kubernetes needs node.xds"));
+    assert!(mistake(&format!("{XDS}  cni: {{}}\n")).contains("node.cni needs node.kubernetes"));
+    assert!(mistake(&format!("{XDS}  zds: {{}}\n  kubernetes: {{}}\n")).contains("both say where the pods come from"));
+    let plain = mistake(&format!("{XDS}  kubernetes: {{address: 'http://api'}}\n"));
+    assert!(plain.contains("the node's token must not be sent in clear"), "{plain}");
+}
+
+#[test]
 fn certificates_for_no_time() {
     let text = NODE.replace("token: /t", "token: /t, certificate_ttl: 5s");
     let Err(error) = read(&text) else { panic!("accepted") };
@@ -164,7 +181,7 @@ fn the_cni_agents_socket() {
     let both = with("pods:\n- {name: web, netns: /n}\n").replace("  name: n1\n", "  name: n1\n  zds: {}\n");
     let error = read(&both).unwrap_err();
     assert!(
-        error.contains("node.yaml:10: the CNI agent hands the pods over (node.zds), so none may be listed"),
+        error.contains("node.yaml:10: the pods come from the CNI agent (node.zds), so none may be listed"),
         "{error}"
     );
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Edits, SETTLE, changes, follow};
+use crate::file::given::Given;
 use crate::file::{Config, LoadState, read};
 
 const FILE: &str = "node.yaml";
@@ -170,10 +171,10 @@ async fn good_edits_are_published_and_bad_ones_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);
     fs::write(&path, node(1)).unwrap();
-    let configs = watch::Sender::new(Arc::new(read(&path).unwrap()));
+    let configs = watch::Sender::new(Arc::new(read(&path, &Given::default()).unwrap()));
     let states = watch::Sender::new(LoadState::good(&path));
     let (published, mut loads) = (configs.subscribe(), states.subscribe());
-    let following = follow(changes(&path).unwrap(), configs, states);
+    let following = follow((changes(&path).unwrap(), Given::default()), configs, states);
     let steps = [
         ("good", Some(node(2)), 2, None),
         ("bad", Some(node(3) + "podz: []\n"), 2, Some("unknown field `podz`")),
