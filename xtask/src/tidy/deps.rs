@@ -115,13 +115,13 @@ fn one(words: &mut Vec<&str>, allowed: &[String]) -> bool {
             let met = either(words, allowed);
             words.pop() == Some(")") && met
         }
-        Some(name) => {
-            let exception = words.last() == Some(&"WITH");
-            if exception {
-                words.truncate(words.len().saturating_sub(2));
-            }
-            !exception && allowed.iter().any(|licence| licence == name)
+        // With an exception it is another licence, which is allowed by its whole name.
+        Some(name) if words.last() == Some(&"WITH") => {
+            words.pop();
+            let name = format!("{name} WITH {}", words.pop().unwrap_or_default());
+            allowed.contains(&name)
         }
+        Some(name) => allowed.iter().any(|licence| licence == name),
         None => false,
     }
 }
@@ -131,11 +131,11 @@ mod tests {
     use super::*;
 
     const TERMS: &str =
-        "[licenses]\nallow = [\n    \"MIT\",\n    \"ISC\",\n]\n[bans]\ndeny = [\n    { crate = \"ring\" },\n]\n";
+        "[licenses]\nallow = [\n    \"MIT\",\n    \"ISC\",\n    \"X WITH y\",\n]\n[bans]\ndeny = [\n    { crate = \"ring\" },\n]\n";
 
     #[test]
     fn terms_are_read() {
-        let expected = Terms { licences: vec!["MIT".into(), "ISC".into()], banned: vec!["ring".into()] };
+        let expected = Terms { licences: vec!["MIT".into(), "ISC".into(), "X WITH y".into()], banned: vec!["ring".into()] };
         assert_eq!(read(TERMS), expected);
     }
 
@@ -154,6 +154,10 @@ mod tests {
             ("GPL-2.0-only AND MIT OR ISC", true),
             ("MIT WITH some-exception", false),
             ("MIT WITH some-exception OR MIT", true),
+            ("X WITH y AND MIT", true),
+            ("X", false),
+            ("X WITH z", false),
+            ("X WITH", false),
             ("MIT)", false),
         ] {
             assert_eq!(permitted(expression, &allowed), expected, "{expression}");
