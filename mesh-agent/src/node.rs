@@ -30,7 +30,7 @@ use crate::admin::ready::{Gate, Ready};
 use crate::admin::router::Router;
 use crate::admin::server;
 use crate::bpf::attach::Mechanism;
-use crate::bpf::facts::{Facts, find_cgroup};
+use crate::bpf::facts::Facts;
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
 use crate::dns::{self, Ipv6, Realm, Upstream};
@@ -49,7 +49,7 @@ use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Applications, Deps, Habits, Shards, Threads};
 use crate::sys::socket::{self, Keepalive};
-use crate::sys::{caps, kernel, limits, memory, signal};
+use crate::sys::{caps, kernel, limits, memory, mounts, signal};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::telemetry::log::Log;
@@ -171,6 +171,7 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     let known = facts.clone().map(|facts| Arc::new(facts::Source::new(facts)) as Arc<dyn KernelFacts>);
     let names = if node.dns.capture { Names::Captured } else { Names::LeftAlone };
     let programs = |facts| -> anyhow::Result<Kernel> {
+        mounts::writable_sysctls().context("making /proc/sys writable, which needs CAP_SYS_ADMIN")?;
         let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
         let kernel = Kernel::new(pins, &node.run_dir, mechanism, logging, facts);
         let kernel = kernel.with_context(|| format!("run_dir {}", node.run_dir.display()))?;
@@ -190,7 +191,7 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
 
 /// Kernel facts are a bonus: without them records lack a few fields, and nothing else changes.
 fn attach_facts(node: &Node) -> Option<Arc<Facts>> {
-    let Some(cgroup) = node.cgroup.clone().or_else(find_cgroup) else {
+    let Some(cgroup) = node.cgroup.clone().or_else(mounts::cgroup2) else {
         tracing::warn!("no cgroup2 hierarchy is mounted: records will have no kernel facts");
         return None;
     };

@@ -5,6 +5,7 @@ pub mod datagram;
 pub mod kernel;
 pub mod limits;
 pub mod memory;
+pub mod mounts;
 pub mod netlink;
 pub mod netns;
 mod packet;

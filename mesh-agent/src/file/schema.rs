@@ -67,7 +67,7 @@ pub struct Node {
     pub run_dir: PathBuf,
     #[serde(default = "bpf_fs")]
     pub bpf_fs: PathBuf,
-    /// Root of a cgroup2 hierarchy that holds the pods; default the first one mounted.
+    /// Root of a cgroup2 hierarchy that holds the pods; default the highest one that is mounted.
     pub cgroup: Option<PathBuf>,
     #[serde(default)]
     pub on_shutdown: OnShutdown,
