@@ -130,12 +130,12 @@ fn one(words: &mut Vec<&str>, allowed: &[String]) -> bool {
 mod tests {
     use super::*;
 
-    const TERMS: &str =
-        "[licenses]\nallow = [\n    \"MIT\",\n    \"ISC\",\n    \"X WITH y\",\n]\n[bans]\ndeny = [\n    { crate = \"ring\" },\n]\n";
+    const TERMS: &str = "[licenses]\nallow = [\n    \"MIT\",\n    \"ISC\",\n    \"X WITH y\",\n]\n[bans]\ndeny = [\n    { crate = \"ring\" },\n]\n";
 
     #[test]
     fn terms_are_read() {
-        let expected = Terms { licences: vec!["MIT".into(), "ISC".into(), "X WITH y".into()], banned: vec!["ring".into()] };
+        let expected =
+            Terms { licences: vec!["MIT".into(), "ISC".into(), "X WITH y".into()], banned: vec!["ring".into()] };
         assert_eq!(read(TERMS), expected);
     }
 

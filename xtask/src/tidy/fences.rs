@@ -11,9 +11,9 @@ const CRATES: [(&str, &[&str]); 22] = [
     ("netlink_sys", &["mesh-agent/src/sys"]),
     ("netlink_packet_core", &["mesh-agent/src/sys"]),
     ("netlink_packet_route", &["mesh-agent/src/sys"]),
-    ("h2", &["mesh-agent/src/hbone"]),
+    ("h2", &["mesh-agent/src/hbone", "mesh-agent/src/kubernetes/error.rs"]),
     ("hickory_proto", &["mesh-agent/src/dns"]),
-    ("hyper", &["mesh-agent/src/admin", "mesh-agent/src/ctl"]),
+    ("hyper", &["mesh-agent/src/admin", "mesh-agent/src/ctl", "mesh-agent/src/kubernetes/connect.rs"]),
     (
         "tonic",
         &[
