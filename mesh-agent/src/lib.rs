@@ -13,9 +13,11 @@ pub mod model;
 pub mod hbone;
 pub mod proto;
 // Rank 3: where configuration, certificates and the answers to names come from.
+pub mod cni;
 pub mod dns;
 pub mod file;
 pub mod identity;
+pub mod kubernetes;
 pub mod xds;
 pub mod zds;
 // Rank 4: the data path and the kernel's part of it.
