@@ -8,6 +8,8 @@ pub mod counters;
 pub mod facts;
 pub mod fs;
 pub mod object;
+pub mod others;
+pub mod trial;
 
 use std::io;
 use std::path::PathBuf;

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,13 +41,68 @@ impl Tasks {
         self.stop.cancel();
     }
 
-    /// Stops the group and waits until all its tasks ended; tells whether they did within `deadline`.
-    pub async fn drain(&self, deadline: Duration) -> Drained {
+    /// Stops the group and waits until all its tasks ended.
+    pub async fn ended(&self) {
         self.stop();
         self.tracker.close();
-        match tokio::time::timeout(deadline, self.tracker.wait()).await {
+        self.tracker.wait().await;
+    }
+
+    /// Stops the group and waits until all its tasks ended; tells whether they did within `deadline`.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        match tokio::time::timeout(deadline, self.ended()).await {
             Ok(()) => Drained::Completely,
             Err(_) => Drained::TasksLeft(self.tracker.len()),
+        }
+    }
+}
+
+/// A time that others wait for, and that its owner may bring forward. Without one they wait for ever.
+#[derive(Debug)]
+pub struct Limit(watch::Sender<Option<Instant>>);
+
+/// What waits for a [`Limit`].
+#[derive(Clone, Debug)]
+pub struct Limited(watch::Receiver<Option<Instant>>);
+
+impl Limit {
+    /// None: it is not set yet.
+    pub fn new(after: Option<Duration>) -> Self {
+        Self(watch::Sender::new(after.map(|after| Instant::now() + after)))
+    }
+
+    pub fn watch(&self) -> Limited {
+        Limited(self.0.subscribe())
+    }
+
+    /// From now on at most so long.
+    pub fn at_most(&self, after: Duration) {
+        let new = Instant::now() + after;
+        self.0.send_if_modified(|at| {
+            let sooner = at.is_none_or(|at| new < at);
+            if sooner {
+                *at = Some(new);
+            }
+            sooner
+        });
+    }
+}
+
+impl Limited {
+    /// Ends at the time, whatever becomes of it meanwhile. A limit that nobody can change any more stays as it is.
+    pub async fn reached(&mut self) {
+        loop {
+            let at = *self.0.borrow_and_update();
+            let passed = async {
+                match at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = passed => return,
+                Ok(()) = self.0.changed() => {}
+            }
         }
     }
 }
@@ -55,4 +112,37 @@ impl Tasks {
 pub enum Drained {
     Completely,
     TasksLeft(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::Limit;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_comes_only_nearer() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let limit = Limit::new(None);
+        let (mut early, mut late) = (limit.watch(), limit.watch());
+        assert!(timeout(second * 1000, early.reached()).await.is_err(), "there is none");
+        let shortened = async {
+            limit.at_most(second * 2);
+            limit.at_most(second * 5);
+        };
+        tokio::join!(late.reached(), shortened);
+        assert_eq!(began.elapsed(), second * 1002);
+        early.reached().await;
+        assert_eq!(began.elapsed(), second * 1002, "it has passed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_outlives_its_owner() {
+        let began = Instant::now();
+        let mut waiting = Limit::new(Some(Duration::from_secs(3))).watch();
+        waiting.reached().await;
+        assert_eq!(began.elapsed(), Duration::from_secs(3));
+    }
 }

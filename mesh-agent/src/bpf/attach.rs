@@ -18,6 +18,7 @@ use aya::programs::{LinkOrder, ProgramError, SkLookup};
 
 use super::BpfError;
 use super::object::Capture;
+use crate::sys::netlink::clsact::Filter;
 
 /// Which mechanism attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,18 @@ const REOPEN: &str = "reopen";
 
 /// Priority and handle of our filters, by which a second start finds them.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 0x539);
+const HANDLE: TcHandle = TcHandle::new(0, HANDLE_NUMBER);
+const HANDLE_NUMBER: u16 = 0x539;
+
+/// Whether a tcx program is one of those that are attached here, by its name.
+pub(super) fn is_our_program(name: &str) -> bool {
+    hooks("").iter().any(|hook| hook.program == name)
+}
+
+/// Whether a filter is where ours are.
+pub(super) fn is_our_filter(filter: &Filter) -> bool {
+    (filter.priority, filter.handle) == (PRIORITY, HANDLE_NUMBER.into())
+}
 
 fn hooks(interface: &str) -> [Hook<'_>; 3] {
     use TcAttachType::{Egress, Ingress};

@@ -18,7 +18,7 @@ const PROGRAM: &str = "connection_facts";
 #[derive(Debug)]
 pub struct Facts {
     facts: HashMap<MapData, FactsKey, ConnFacts>,
-    /// Only the pod driver writes; the lock is never contended.
+    /// Only enrolments write; the lock is held for one call.
     enrolled: Mutex<HashMap<MapData, u64, u8>>,
     _object: Ebpf,
 }

@@ -23,8 +23,7 @@ impl Pins {
     /// Prepares the directory of `node` under `bpf_fs`, mounting a BPF file system there if none is.
     pub fn prepare(bpf_fs: &Path, node: &str) -> Result<Self, BpfError> {
         let fail = |cause: io::Error| BpfError::File { path: bpf_fs.to_owned(), cause };
-        let mounted = statfs(bpf_fs).map_err(|e| fail(e.into()))?.f_type as i64 == BPF_FS_MAGIC;
-        if !mounted {
+        if !is_mounted(bpf_fs).map_err(fail)? {
             mount("bpf", bpf_fs, "bpf", MountFlags::empty(), None).map_err(|e| fail(e.into()))?;
         }
         let root = bpf_fs.join("mesh-agent").join(file_name(node)).join(format!("v{ABI}"));
@@ -68,6 +67,11 @@ impl Pins {
     }
 }
 
+/// Whether a BPF file system is there.
+pub fn is_mounted(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.f_type as i64 == BPF_FS_MAGIC)
+}
+
 fn remove(directory: PathBuf) -> Result<(), BpfError> {
     match fs::remove_dir_all(&directory) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(BpfError::File { path: directory, cause }),
@@ -79,6 +83,17 @@ fn remove(directory: PathBuf) -> Result<(), BpfError> {
 fn remove_if_empty(layout: &Path) {
     fs::remove_dir(layout.join("pods")).ok();
     fs::remove_dir(layout).ok();
+}
+
+/// The pods for which something is pinned, of `node` or of all nodes, whether or not an agent runs.
+pub fn pinned(bpf_fs: &Path, node: Option<&str>) -> Vec<String> {
+    let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+    let wanted = node.map(file_name);
+    let nodes = below(bpf_fs.join("mesh-agent"))
+        .filter(|entry| wanted.as_ref().is_none_or(|wanted| entry.file_name().to_str() == Some(wanted)));
+    let layouts = nodes.flat_map(|node| below(node.path()));
+    let pods = layouts.flat_map(|layout| below(layout.path().join("pods")));
+    pods.map(|pod| pod.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// A name that the BPF file system takes: it refuses dots.

@@ -57,12 +57,7 @@ impl Capture {
         for name in [names::CONFIG, names::PREEXISTING, names::COUNTERS] {
             loader.map_pin_path(name, pins.join(name));
         }
-        let level = u32::from(logging == Logging::On);
-        loader.override_global("LOG_LEVEL", &level, true);
-        if logging == Logging::Off {
-            loader.map_max_entries(LOG_MAP, LOG_MAP_BYTES);
-        }
-        let object = load(&mut loader, "capture", &CAPTURE.0)?;
+        let object = load_capture(loader, logging)?;
         Ok(Self { object, origin })
     }
 
@@ -150,6 +145,20 @@ fn pinned_config(pins: &Path) -> Result<Array<MapData, PodConfig>, BpfError> {
     let fail = |cause| BpfError::Map { name: names::CONFIG, cause };
     let data = MapData::from_pin(pins.join(names::CONFIG)).map_err(fail)?;
     Array::try_from(aya::maps::Map::Array(data)).map_err(fail)
+}
+
+/// Loads the pod's object with maps that nobody else finds, as they are not pinned.
+pub(super) fn load_unpinned() -> Result<Ebpf, BpfError> {
+    load_capture(EbpfLoader::new(), Logging::Off)
+}
+
+fn load_capture(mut loader: EbpfLoader<'_>, logging: Logging) -> Result<Ebpf, BpfError> {
+    let level: &u32 = if logging == Logging::On { &1 } else { &0 };
+    loader.override_global("LOG_LEVEL", level, true);
+    if logging == Logging::Off {
+        loader.map_max_entries(LOG_MAP, LOG_MAP_BYTES);
+    }
+    load(&mut loader, "capture", &CAPTURE.0)
 }
 
 /// Loads the node's sockops object.

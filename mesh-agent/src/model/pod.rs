@@ -35,6 +35,8 @@ pub struct PodSpec {
 pub enum PodNetns {
     /// By its path, such as `/var/run/netns/x` or `/proc/PID/ns/net`. What is there may change.
     Path(PathBuf),
+    /// By the handle of what was at the path when it was looked at; by the path a later process finds it.
+    Proven { path: PathBuf, netns: Netns },
     /// By an open handle: always the same namespace.
     Handle(Netns),
 }
@@ -68,7 +70,7 @@ pub struct Programs {
 impl fmt::Display for PodNetns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Path(path) => path.display().fmt(f),
+            Self::Path(path) | Self::Proven { path, .. } => path.display().fmt(f),
             Self::Handle(netns) => write!(f, "net:[{}]", netns.inode()),
         }
     }

@@ -1,59 +1,34 @@
 //! Enrolling one pod in the kernel, and withdrawing it. Blocking; the driver calls it on a thread of its own.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_common::maps::{MAX_PROBE_PORTS, Phase};
+use mesh_common::maps::Phase;
 
 use self::config::{config, phase_of};
+pub use self::error::CaptureError;
+pub(super) use self::error::{entering, system};
+pub(super) use self::restore::Routing;
 use super::listeners::{Names, indexed, open_listeners};
 use super::namespace;
-use super::owners::{Owners, own_cookie};
+use super::owners::{Claim, Owners, own_cookie};
 use super::record::{Records, Undo};
 use crate::bpf::attach::{self, Mechanism};
+use crate::bpf::counters;
 use crate::bpf::facts::Facts;
 use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
-use crate::bpf::{BpfError, counters};
 use crate::model::{Captured, PodNetns, PodSpec, Programs};
 use crate::proxy::shard::PodListeners;
-use crate::sys::netlink::{Change, LO_NAME, clsact, interface_index};
+use crate::sys::netlink::interface_index;
 use crate::sys::netns::Netns;
 use crate::sys::socket::is_local;
 
 mod config;
-
-/// Why a pod could not be enrolled or withdrawn.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    #[error("network namespace {place}: {cause}{hint}")]
-    Namespace { place: PodNetns, cause: io::Error, hint: &'static str },
-    #[error("the pod shares the agent's own network namespace (host network); such pods cannot be enrolled")]
-    HostNetwork,
-    #[error("network namespace {place} is pod {other}'s")]
-    OthersNamespace { place: PodNetns, other: String },
-    #[error("network namespace {place} has no interface {interface}: {cause}")]
-    NoInterface { interface: String, place: PodNetns, cause: io::Error },
-    #[error(
-        "none of the pod's addresses {addresses:?} is in network namespace {place}, maybe it is another pod's or not set up yet"
-    )]
-    NoAddress { place: PodNetns, addresses: Vec<IpAddr> },
-    #[error("opening the listener on port {port}: {cause}, maybe the pod itself uses the port")]
-    Listen { port: u16, cause: io::Error },
-    #[error("{what}: {cause}")]
-    System { what: &'static str, cause: io::Error },
-    #[error("{0} probe ports are declared, at most {MAX_PROBE_PORTS} are possible")]
-    TooManyProbes(usize),
-    #[error("the pod is redirected by somebody else's rules, and this agent captures pods by its own programs")]
-    Redirected,
-    #[error("the pod is to be captured by programs, and this agent serves pods that somebody else's rules redirect")]
-    NotRedirected,
-    #[error(transparent)]
-    Bpf(#[from] BpfError),
-}
+mod error;
+mod restore;
 
 /// An enrolled pod's namespace and listeners, one set per shard.
 #[derive(Debug)]
@@ -85,14 +60,8 @@ enum Before {
     Open,
     /// By a former agent.
     Captured,
-}
-
-/// What becomes of the rules and routes by which captured packets are delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Routing {
-    Remove,
-    /// A CNI agent's are the very same, and it may have put its own into the pod already.
-    Leave,
+    /// By this agent: it is captured, or was and is leaving.
+    Ours,
 }
 
 /// The kernel edge of the driver.
@@ -107,6 +76,10 @@ pub trait Capture: std::fmt::Debug + Send + Sync + 'static {
     fn withdraw(&self, uid: &str) -> Result<(), CaptureError>;
     /// Uids of pods that a former agent left enrolled.
     fn left_behind(&self) -> Vec<Arc<str>>;
+    /// Those of them of which is known what they were captured as, and whose namespaces are still there.
+    fn remembered(&self) -> Vec<PodSpec> {
+        Vec::new()
+    }
     /// The pod's capture counters by name.
     fn counters(&self, uid: &str) -> Vec<(&'static str, u64)>;
 }
@@ -147,37 +120,6 @@ impl Kernel {
         self.mechanism
     }
 
-    /// Puts rules, routes and sysctls in place, having first noted what they replace.
-    fn prepare(&self, Pod { spec, programs }: Pod<'_>, cookie: u64) -> io::Result<()> {
-        let wanted = namespace::sysctls()?;
-        let netns = restorable(&spec.netns)?;
-        let mut undo = self.records.read(&spec.uid).unwrap_or_else(|| Undo {
-            uid: spec.uid.to_string(),
-            netns: netns.to_owned(),
-            cookie,
-            interface: programs.interface.clone(),
-            clsact: self.mechanism == Mechanism::Clsact,
-            ..Undo::default()
-        });
-        if undo.clsact {
-            for interface in [LO_NAME, &programs.interface] {
-                let noted = undo.own_qdisc.iter().any(|own| own == interface);
-                if !noted && !clsact::present(interface)? {
-                    undo.own_qdisc.push(interface.to_owned());
-                }
-            }
-        }
-        for (path, value) in namespace::present(&wanted)? {
-            // The first value noted is the one that was there before us.
-            if !undo.sysctls.iter().any(|(noted, _)| *noted == path) {
-                undo.sysctls.push((path, value));
-            }
-        }
-        self.records.write(&undo)?;
-        wanted.iter().try_for_each(|sysctl| namespace::write(&sysctl.path, &sysctl.value))?;
-        namespace::routing(Change::Add)
-    }
-
     /// What is pinned under the pod's name may belong to a former pod, in another namespace or on another interface:
     /// adopting that would leave this one uncaptured, so it is removed.
     fn before(&self, Pod { spec, programs }: Pod<'_>, cookie: u64) -> Result<Before, CaptureError> {
@@ -185,7 +127,7 @@ impl Kernel {
         if self.records.read(&spec.uid).is_some_and(|undo| same(&undo)) {
             return Ok(Before::Captured);
         }
-        self.withdraw(&spec.uid)?;
+        self.clear(&spec.uid, Routing::Remove)?;
         Ok(Before::Open)
     }
 
@@ -203,24 +145,17 @@ impl Kernel {
         if self.names == Names::Captured { Names::Captured } else { self.captured(programs) }
     }
 
-    /// Looks whether the thread's namespace is the pod's, and gives its cookie. A path is no proof: a pod must not be served
-    /// under another's identity.
-    fn inspect(&self, Pod { spec, programs }: Pod<'_>) -> Result<u64, CaptureError> {
-        let place = || spec.netns.clone();
-        let cookie = own_cookie().map_err(system("the namespace's cookie"))?;
-        let Programs { interface, addresses, .. } = programs;
-        interface_index(interface).map_err(|cause| CaptureError::NoInterface {
-            interface: interface.clone(),
-            place: place(),
-            cause,
-        })?;
-        if let Some(other) = self.owners.other_than(&spec.uid, cookie) {
-            return Err(CaptureError::OthersNamespace { place: place(), other });
+    /// What was captured before stays captured; half an enrolment of our own is undone.
+    fn failed(&self, uid: &str, before: Before) {
+        match before {
+            Before::Ours => {}
+            Before::Captured => self.owners.remove(uid),
+            Before::Open => {
+                if let Err(error) = self.clear(uid, Routing::Remove) {
+                    tracing::warn!(pod = uid, %error, "half an enrolment could not be undone");
+                }
+            }
         }
-        if addresses.is_empty() || addresses.iter().any(|ip| is_local(*ip)) {
-            return Ok(cookie);
-        }
-        Err(CaptureError::NoAddress { place: place(), addresses: addresses.clone() })
     }
 
     fn start(
@@ -236,7 +171,7 @@ impl Kernel {
             Origin::Fresh if before == Before::Open => Phase::Learning,
             // The pod was captured, and its maps are lost: what is open is not older than that.
             Origin::Fresh => Phase::Strict,
-            Origin::Adopted => phase_of(&loaded.configured()?),
+            Origin::Adopted => phase_of(&loaded.configured()?, before),
         };
         loaded.configure(&config(programs, phase, self.captured(programs))?)?;
         if let Some(first) = listeners.first() {
@@ -255,52 +190,34 @@ impl Kernel {
         loaded.configure(&config(programs, Phase::Strict, self.captured(programs))?)?;
         Ok(loaded.origin)
     }
+}
 
-    /// Removes the pod's programs and what they needed. With [`Routing::Leave`] the rules and routes stay.
-    pub(super) fn remove(&self, uid: &str, routing: Routing) -> Result<(), CaptureError> {
-        self.owners.remove(uid);
-        self.pins.remove_pod(uid)?;
-        if let Some(undo) = self.records.read(uid) {
-            // A namespace that is gone has taken everything with it.
-            let there = Netns::open(&undo.netns)
-                .ok()
-                .filter(|netns| matches!(netns.run(own_cookie), Ok(Ok(is)) if is == undo.cookie));
-            if let Some(netns) = there {
-                netns
-                    .run(|| self.undo(&undo, routing))
-                    .map_err(entering(&PodNetns::Path(undo.netns.clone())))?
-                    .map_err(system("restoring the pod's namespace"))?;
-            }
-        }
-        self.records.remove(uid).map_err(system("removing the pod's record"))?;
-        self.pins.remove_if_empty();
-        Ok(())
+/// Looks whether the thread's namespace is the pod's, and gives its cookie. A path is no proof: a pod must not be served
+/// under another's identity.
+fn inspect(Pod { spec, programs }: Pod<'_>) -> Result<u64, CaptureError> {
+    let place = || spec.netns.clone();
+    let cookie = own_cookie().map_err(system("the namespace's cookie"))?;
+    let Programs { interface, addresses, .. } = programs;
+    interface_index(interface).map_err(|cause| CaptureError::NoInterface {
+        interface: interface.clone(),
+        place: place(),
+        cause,
+    })?;
+    if addresses.is_empty() || addresses.iter().any(|ip| is_local(*ip)) {
+        return Ok(cookie);
     }
-
-    fn undo(&self, undo: &Undo, routing: Routing) -> io::Result<()> {
-        if undo.clsact {
-            attach::detach_clsact(&undo.interface).ok();
-        }
-        for interface in &undo.own_qdisc {
-            // An interface that is gone took its discipline with it.
-            clsact::remove_if_unused(interface).ok();
-        }
-        if routing == Routing::Remove {
-            namespace::routing(Change::Remove)?;
-        }
-        for (path, value) in undo.sysctls.iter().filter(|(path, _)| namespace::is_ours(path)) {
-            namespace::write(path, value)?;
-        }
-        Ok(())
-    }
+    Err(CaptureError::NoAddress { place: place(), addresses: addresses.clone() })
 }
 
 impl Capture for Kernel {
     fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError> {
         let pod = Pod::of(spec)?;
         let netns = foreign(open(&spec.netns)?)?;
-        let cookie = netns.run(|| self.inspect(pod)).map_err(entering(&spec.netns))??;
+        let cookie = netns.run(|| inspect(pod)).map_err(entering(&spec.netns))??;
         let before = self.before(pod, cookie)?;
+        let others = |other| CaptureError::OthersNamespace { place: spec.netns.clone(), other };
+        let claim = self.owners.claim(&spec.uid, cookie, &netns).map_err(others)?;
+        let before = if claim == Claim::Held { Before::Ours } else { before };
         let inside = || -> Result<_, CaptureError> {
             let listeners =
                 (0..shards).map(|_| open_listeners(self.listened(pod.programs))).collect::<Result<Vec<_>, _>>()?;
@@ -308,24 +225,18 @@ impl Capture for Kernel {
             let origin = self.start(pod, &netns, &listeners, before)?;
             Ok((listeners, origin))
         };
-        let (listeners, origin) = match netns.run(inside).map_err(entering(&spec.netns))? {
-            Ok(done) => done,
+        match netns.run(inside).map_err(entering(&spec.netns)).flatten() {
+            Ok((listeners, origin)) => Ok(Enrolled { netns, listeners, origin }),
             Err(error) => {
-                // What a former agent captured stays captured; half an enrolment of our own is undone.
-                if before == Before::Open
-                    && let Err(error) = self.withdraw(&spec.uid)
-                {
-                    tracing::warn!(pod = %spec.uid, %error, "half an enrolment could not be undone");
-                }
-                return Err(error);
+                self.failed(&spec.uid, before);
+                Err(error)
             }
-        };
-        self.owners.add(&spec.uid, cookie);
-        Ok(Enrolled { netns, listeners, origin })
+        }
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
         let programs = Pod::of(spec)?.programs;
+        self.note(spec, programs).map_err(system("noting the pod's change"))?;
         let config = config(programs, Phase::Strict, self.captured(programs))?;
         Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
     }
@@ -342,6 +253,10 @@ impl Capture for Kernel {
         self.records.all().into_iter().map(|undo| undo.uid.into()).collect()
     }
 
+    fn remembered(&self) -> Vec<PodSpec> {
+        self.records.all().iter().filter_map(restore::remembered).collect()
+    }
+
     fn counters(&self, uid: &str) -> Vec<(&'static str, u64)> {
         counters::read(&self.pins.pod(uid)).unwrap_or_default()
     }
@@ -355,7 +270,7 @@ pub(super) fn open(place: &PodNetns) -> Result<Netns, CaptureError> {
     };
     match place {
         PodNetns::Path(path) => Netns::open(path).map_err(fail),
-        PodNetns::Handle(netns) => Ok(netns.clone()),
+        PodNetns::Proven { netns, .. } | PodNetns::Handle(netns) => Ok(netns.clone()),
     }
 }
 
@@ -363,28 +278,4 @@ pub(super) fn open(place: &PodNetns) -> Result<Netns, CaptureError> {
 pub(super) fn foreign(netns: Netns) -> Result<Netns, CaptureError> {
     let own = Netns::current().map_err(system("own namespace"))?;
     if netns == own { Err(CaptureError::HostNetwork) } else { Ok(netns) }
-}
-
-/// The path by which another process will find the namespace, to undo what was done in it.
-fn restorable(place: &PodNetns) -> io::Result<&Path> {
-    match place {
-        PodNetns::Path(path) => Ok(path),
-        PodNetns::Handle(_) => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "a namespace that is known only by a handle could not be restored by another start",
-        )),
-    }
-}
-
-pub(super) fn entering(place: &PodNetns) -> impl FnOnce(io::Error) -> CaptureError {
-    let place = place.clone();
-    move |cause| CaptureError::Namespace {
-        place,
-        cause,
-        hint: ", it cannot be entered, maybe it is no network namespace",
-    }
-}
-
-pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> CaptureError {
-    move |cause| CaptureError::System { what, cause }
 }

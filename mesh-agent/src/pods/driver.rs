@@ -1,54 +1,33 @@
 //! The one task that owns this node's pods.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::capture::{Capture, CaptureError, Enrolled};
+use self::leaving::Leaving;
+pub use self::settings::{OnShutdown, Retry, Settings};
+use self::work::{blocking, enrol};
+use super::capture::{Capture, CaptureError};
 use super::plan::{Observed, Step, plan};
-use crate::bpf::object::Origin;
 pub use crate::model::pod::{PodState, PodStatus};
 use crate::model::{Captured, PodSpec};
-use crate::proxy::shard::{LocalPod, Shards};
+use crate::proxy::shard::Shards;
+use crate::task::Limit;
 
-/// How long a failed pod waits until it is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// The first wait; it doubles.
-    pub first: Duration,
-    /// No wait is longer.
-    pub cap: Duration,
-}
+mod leaving;
+mod settings;
+mod work;
 
-impl Default for Retry {
-    fn default() -> Self {
-        Self { first: Duration::from_millis(500), cap: Duration::from_secs(30) }
-    }
-}
+/// Pods whose connections are not waited for any more, by uid: nothing of them runs on this node. A pod that is wanted is
+/// none of them.
+pub type Ended = Arc<BTreeSet<Arc<str>>>;
 
-/// What happens to the capture when the agent ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnShutdown {
-    /// It stays in force: nothing leaves in plaintext until the next start.
-    #[default]
-    Keep,
-    Withdraw,
-}
-
-/// How the driver works.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub on_shutdown: OnShutdown,
-    /// How long connections of a pod that is being withdrawn may go on.
-    pub drain: Duration,
-    pub retry: Retry,
-}
+/// Enrolments at once. Most of an enrolment is the kernel's check of the programs, on one core.
+const AT_ONCE: usize = 8;
 
 /// The driver's parts.
 #[derive(Debug)]
@@ -58,8 +37,8 @@ pub struct Driver {
     settings: Settings,
     pods: HashMap<Arc<str>, PodStatus>,
     statuses: watch::Sender<Vec<PodStatus>>,
-    /// Pods whose connections are ending; each gives its uid when they have, or none if the pod itself stays.
-    leaving: FuturesUnordered<BoxFuture<'static, Option<Arc<str>>>>,
+    leaving: Leaving,
+    ended: watch::Receiver<Ended>,
     /// Pods left by a former agent and not dealt with yet.
     left_behind: Vec<Arc<str>>,
 }
@@ -73,8 +52,14 @@ impl Driver {
     ) -> (Self, watch::Receiver<Vec<PodStatus>>) {
         let (statuses, reader) = watch::channel(Vec::new());
         let left_behind = capture.left_behind();
-        let (pods, leaving) = (HashMap::new(), FuturesUnordered::new());
-        (Self { capture, shards, settings, pods, statuses, leaving, left_behind }, reader)
+        let (pods, leaving, ended) = (HashMap::new(), Leaving::default(), watch::channel(Ended::default()).1);
+        (Self { capture, shards, settings, pods, statuses, leaving, ended, left_behind }, reader)
+    }
+
+    /// A driver that is told of pods that have ended. Who wants a pod no longer because it has ended says so first.
+    #[must_use]
+    pub fn with_ended(self, ended: watch::Receiver<Ended>) -> Self {
+        Self { ended, ..self }
     }
 
     /// Follows `desired` until `stop`, then ends as the settings say.
@@ -93,6 +78,7 @@ impl Driver {
                         stop.cancelled().await;
                     }
                 }
+                Ok(()) = self.ended.changed() => {}
                 Some(left) = self.leaving.next() => self.left(left).await,
                 () = tokio::time::sleep(wait), if !settled => wait = (wait * 2).min(cap),
                 () = stop.cancelled() => {}
@@ -103,13 +89,33 @@ impl Driver {
 
     /// Runs the steps once; tells whether all succeeded.
     async fn converge(&mut self, desired: &[Arc<PodSpec>]) -> bool {
-        let mut settled = true;
+        let (mut settled, mut missing) = (true, Vec::new());
+        let ended = Arc::clone(&self.ended.borrow_and_update());
         self.settle(desired);
-        for step in plan(desired, &self.observed()) {
+        for step in plan(desired, &ended, &self.observed()) {
+            // They come last, and none depends on another.
+            if let Step::Enrol(spec) = step {
+                missing.push(spec);
+                continue;
+            }
             settled &= self.execute(step).await.is_ok();
             self.report();
         }
+        settled &= self.enrol_all(missing).await;
         self.report();
+        settled
+    }
+
+    async fn enrol_all(&mut self, specs: Vec<Arc<PodSpec>>) -> bool {
+        let (capture, shards) = (Arc::clone(&self.capture), self.shards.clone());
+        let enrolment = |spec| enrol(Arc::clone(&capture), shards.clone(), spec);
+        let mut results = stream::iter(specs).map(enrolment).buffer_unordered(AT_ONCE);
+        let mut settled = true;
+        while let Some((spec, result)) = results.next().await {
+            self.left_behind.retain(|uid| *uid != spec.uid);
+            settled &= self.note(spec, result).is_ok();
+            self.report();
+        }
         settled
     }
 
@@ -122,6 +128,8 @@ impl Driver {
                 pod.spec = Arc::clone(wanted);
             }
             match &pod.state {
+                // It was to be taken up again, and what was open before goes on.
+                PodState::Failed(_) if wanted.is_none() && self.leaving.has(uid) => pod.state = PodState::Draining,
                 PodState::Failed(_) if wanted.is_none() => {
                     self.left_behind.push(Arc::clone(uid));
                     return false;
@@ -142,7 +150,7 @@ impl Driver {
             PodState::Enrolled | PodState::Adopted | PodState::Outdated(_) => {
                 Some(Observed::Enrolled(Arc::clone(&pod.spec)))
             }
-            PodState::Draining => Some(Observed::Leaving(Arc::clone(&pod.spec.uid))),
+            PodState::Draining => Some(Observed::Leaving(Arc::clone(&pod.spec))),
             PodState::Failed(_) => None,
         });
         present.chain(self.left_behind.iter().map(|uid| Observed::LeftBehind(Arc::clone(uid)))).collect()
@@ -151,9 +159,8 @@ impl Driver {
     async fn execute(&mut self, step: Step) -> Result<(), ()> {
         match step {
             Step::Enrol(spec) => {
-                let result = self.enrol(&spec).await;
-                self.left_behind.retain(|uid| *uid != spec.uid);
-                self.note(spec, result)
+                self.enrol_all(vec![spec]).await;
+                Ok(())
             }
             Step::Reconfigure(spec) => {
                 let (capture, changed) = (Arc::clone(&self.capture), Arc::clone(&spec));
@@ -163,12 +170,8 @@ impl Driver {
                 }
             }
             Step::Replace(spec) => {
-                let old = self.shards.retire(&spec.uid, self.settings.drain);
-                self.leaving.push(Box::pin(async move {
-                    old.await;
-                    None
-                }));
-                let result = self.enrol(&spec).await;
+                self.retire(&spec.uid, Some(self.settings.drain));
+                let (spec, result) = enrol(Arc::clone(&self.capture), self.shards.clone(), spec).await;
                 self.note(spec, result)
             }
             Step::Withdraw(uid) => {
@@ -176,8 +179,13 @@ impl Driver {
                 self.release(&uid, drain).await;
                 Ok(())
             }
+            Step::Cut(uid) => {
+                self.leaving.within(&uid, Duration::ZERO);
+                Ok(())
+            }
             Step::Evict(uid) => {
-                self.shards.retire(&uid, Duration::ZERO).await;
+                self.leaving.within(&uid, Duration::ZERO);
+                self.shards.retire(&uid, &Limit::new(Some(Duration::ZERO)).watch()).await;
                 self.remove(uid).await
             }
             Step::Discard(uid) => {
@@ -193,23 +201,11 @@ impl Driver {
 
     /// How long the pod's connections may go on when it is withdrawn. Rules are taken away only with the pod itself, or after
     /// the mesh was left: there is nothing to wait for.
-    fn drain(&self, uid: &str) -> Duration {
+    fn drain(&self, uid: &str) -> Option<Duration> {
         match self.pods.get(uid).map(|pod| &pod.spec.captured) {
-            Some(Captured::ByRules) => Duration::ZERO,
-            Some(Captured::ByPrograms(_)) | None => self.settings.drain,
+            Some(Captured::ByRules) => Some(Duration::ZERO),
+            Some(Captured::ByPrograms(_)) | None => self.settings.withdrawal,
         }
-    }
-
-    async fn enrol(&self, spec: &Arc<PodSpec>) -> Result<PodState, CaptureError> {
-        let (capture, wanted, shards) = (Arc::clone(&self.capture), Arc::clone(spec), self.shards.count());
-        let Enrolled { netns, listeners, origin } = blocking(move || capture.enrol(&wanted, shards)).await?;
-        let pod = LocalPod { spec: Arc::clone(spec), netns };
-        let serving = self.shards.serve(pod, listeners).await;
-        serving.map_err(|cause| CaptureError::System { what: "handing the pod to the shards", cause })?;
-        Ok(match origin {
-            Origin::Fresh => PodState::Enrolled,
-            Origin::Adopted => PodState::Adopted,
-        })
     }
 
     fn note(&mut self, spec: Arc<PodSpec>, result: Result<PodState, CaptureError>) -> Result<(), ()> {
@@ -238,7 +234,7 @@ impl Driver {
     }
 
     /// New connections pass; open ones get time to end, which is waited for among `leaving`.
-    async fn release(&mut self, uid: &Arc<str>, drain: Duration) {
+    async fn release(&mut self, uid: &Arc<str>, drain: Option<Duration>) {
         if let Some(pod) = self.pods.get_mut(uid) {
             pod.state = PodState::Draining;
         }
@@ -247,16 +243,22 @@ impl Driver {
         if let Err(error) = blocking(move || capture.release(&leaving)).await {
             tracing::debug!(pod = %uid, %error, "the pod's programs are gone already");
         }
-        let (retired, uid) = (self.shards.retire(uid, drain), Arc::clone(uid));
-        self.leaving.push(Box::pin(async move {
-            retired.await;
-            Some(uid)
-        }));
+        self.retire(uid, drain);
     }
 
-    /// The last connection of a pod, or of its life in another namespace, has ended.
-    async fn left(&mut self, uid: Option<Arc<str>>) {
-        if let Some(uid) = uid {
+    /// Open connections get time to end, and those of former lives no more than that.
+    fn retire(&mut self, uid: &Arc<str>, drain: Option<Duration>) {
+        if let Some(drain) = drain {
+            self.leaving.within(uid, drain);
+        }
+        let limit = Limit::new(drain);
+        let ended = self.shards.retire(uid, &limit.watch());
+        self.leaving.add(uid, limit, ended);
+    }
+
+    /// The last connection of a pod that was withdrawn has ended, or of what it was before it was taken up again.
+    async fn left(&mut self, uid: Arc<str>) {
+        if self.pods.get(&uid).is_some_and(|pod| pod.state == PodState::Draining) {
             // A failure is logged where it happens, and tried again by the next round.
             self.remove(uid).await.ok();
         }
@@ -294,16 +296,19 @@ impl Driver {
     }
 
     async fn end(mut self) {
+        let drain = self.settings.drain;
+        self.leaving.all_within(drain);
         let captured = self.pods.values().filter(|pod| pod.state.is_captured());
         let uids: Vec<Arc<str>> = captured.map(|pod| Arc::clone(&pod.spec.uid)).collect();
         match self.settings.on_shutdown {
             OnShutdown::Keep => {
-                let retiring = uids.iter().map(|uid| self.shards.retire(uid, self.settings.drain));
+                let limit = Limit::new(Some(drain)).watch();
+                let retiring = uids.iter().map(|uid| self.shards.retire(uid, &limit));
                 futures_util::future::join_all(retiring).await;
             }
             OnShutdown::Withdraw => {
                 for uid in uids {
-                    self.release(&uid, self.settings.drain).await;
+                    self.release(&uid, Some(drain)).await;
                 }
                 self.settle(&[]);
                 for uid in std::mem::take(&mut self.left_behind) {
@@ -315,16 +320,6 @@ impl Driver {
             self.left(left).await;
         }
         self.shards.stop();
-    }
-}
-
-/// Runs kernel work on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
-) -> Result<T, CaptureError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(CaptureError::System { what: "kernel work", cause: std::io::Error::other(error) }),
     }
 }
 

@@ -1,13 +1,17 @@
-//! What was changed for a pod, on disk (`<run_dir>/pods/<pod>.json`), written before the change is made.
+//! What was changed for a pod, on disk (`<run_dir>/pods/<pod>.json`), written before the change is made; and what the pod
+//! was captured as, for a start that cannot ask anybody yet.
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::fs::file_name;
+use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
+use crate::sys::netns::Netns;
 
 /// The undo record of one pod. It holds no secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,56 @@ pub(super) struct Undo {
     pub(super) clsact: bool,
     /// Interfaces that had no clsact discipline before.
     pub(super) own_qdisc: Vec<String>,
+    #[serde(default)]
+    pub(super) pod: Option<Described>,
+}
+
+/// What the pod is, beside what [`Undo`] says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Described {
+    name: String,
+    namespace: String,
+    service_account: String,
+    addresses: Vec<IpAddr>,
+    probe_ports: Vec<u16>,
+    node_addresses: Vec<IpAddr>,
+    pass_when_down: bool,
+    names: Option<bool>,
+}
+
+impl Described {
+    pub(super) fn of(spec: &PodSpec, programs: &Programs) -> Self {
+        Self {
+            name: spec.name.clone(),
+            namespace: spec.namespace.clone(),
+            service_account: spec.service_account.clone(),
+            addresses: programs.addresses.clone(),
+            probe_ports: programs.probe_ports.clone(),
+            node_addresses: programs.node_addresses.clone(),
+            pass_when_down: programs.when_down == WhenDown::Pass,
+            names: programs.names,
+        }
+    }
+
+    /// The pod as it was captured, in the namespace of its record.
+    pub(super) fn spec(self, undo: &Undo, netns: Netns) -> PodSpec {
+        let programs = Programs {
+            interface: undo.interface.clone(),
+            addresses: self.addresses,
+            probe_ports: self.probe_ports,
+            node_addresses: self.node_addresses,
+            when_down: if self.pass_when_down { WhenDown::Pass } else { WhenDown::Refuse },
+            names: self.names,
+        };
+        PodSpec {
+            uid: undo.uid.as_str().into(),
+            name: self.name,
+            namespace: self.namespace,
+            service_account: self.service_account,
+            netns: PodNetns::Proven { path: undo.netns.clone(), netns },
+            captured: Captured::ByPrograms(programs),
+        }
+    }
 }
 
 /// The directory of the records.
@@ -73,7 +127,9 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::{Records, Undo};
+    use super::{Described, Records, Undo};
+    use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
+    use crate::sys::netns::Netns;
 
     #[test]
     fn records_survive_and_go() {
@@ -86,5 +142,43 @@ mod tests {
         records.remove(&undo.uid).unwrap();
         records.remove(&undo.uid).unwrap();
         assert_eq!(records.all(), vec![]);
+    }
+
+    #[test]
+    fn a_pod_is_remembered_as_it_was_captured() {
+        let netns = Netns::current().unwrap();
+        let programs = Programs {
+            interface: "eth0".into(),
+            addresses: vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()],
+            probe_ports: vec![80, 8080],
+            node_addresses: vec!["10.0.0.1".parse().unwrap()],
+            when_down: WhenDown::Pass,
+            names: Some(false),
+        };
+        let spec = PodSpec {
+            uid: "0c5b0b5e".into(),
+            name: "web".into(),
+            namespace: "shop".into(),
+            service_account: "sa".into(),
+            netns: PodNetns::Proven { path: "/run/netns/a".into(), netns: netns.clone() },
+            captured: Captured::ByPrograms(programs.clone()),
+        };
+        let undo = Undo {
+            uid: spec.uid.to_string(),
+            netns: "/run/netns/a".into(),
+            interface: "eth0".into(),
+            pod: Some(Described::of(&spec, &programs)),
+            ..Undo::default()
+        };
+        let read: Undo = serde_json::from_slice(&serde_json::to_vec(&undo).unwrap()).unwrap();
+        assert_eq!(read.pod.clone().unwrap().spec(&read, netns), spec);
+    }
+
+    /// Records of agents that did not note it yet.
+    #[test]
+    fn a_record_without_the_pod_is_read() {
+        let text =
+            r#"{"uid":"a","netns":"/n","cookie":1,"interface":"eth0","sysctls":[],"clsact":false,"own_qdisc":[]}"#;
+        assert_eq!(serde_json::from_str::<Undo>(text).unwrap().pod, None);
     }
 }

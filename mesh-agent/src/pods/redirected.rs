@@ -43,14 +43,12 @@ impl Capture for Redirected {
         self.remove_programs(&spec.uid)?;
         let inside = || -> Result<_, CaptureError> {
             let cookie = own_cookie().map_err(system("the namespace's cookie"))?;
-            if let Some(other) = self.owners.other_than(&spec.uid, cookie) {
-                return Err(CaptureError::OthersNamespace { place: spec.netns.clone(), other });
-            }
             let listeners = (0..shards).map(|_| open_listeners(self.names)).collect::<Result<Vec<_>, _>>()?;
-            Ok((cookie, listeners))
+            let others = |other| CaptureError::OthersNamespace { place: spec.netns.clone(), other };
+            self.owners.claim(&spec.uid, cookie, &netns).map_err(others)?;
+            Ok(listeners)
         };
-        let (cookie, listeners) = netns.run(inside).map_err(entering(&spec.netns))??;
-        self.owners.add(&spec.uid, cookie);
+        let listeners = netns.run(inside).map_err(entering(&spec.netns))??;
         Ok(Enrolled { netns, listeners, origin: Origin::Fresh })
     }
 

@@ -27,7 +27,7 @@ use crate::model::accepted::Accepted;
 use crate::model::addr::canonical;
 use crate::model::{Captured, Identity, NextHop, Workload, World};
 use crate::sys::socket::original_destination;
-use crate::task::Tasks;
+use crate::task::{Limited, Tasks};
 
 /// How long a new pod's workload or first certificate may take to appear.
 const ARRIVAL: Duration = Duration::from_secs(5);
@@ -110,11 +110,14 @@ impl Pod {
         Ok(())
     }
 
-    /// Stops listening, lets connections end, and cuts those that are left after `deadline`.
-    pub(super) async fn retire(&self, deadline: Duration) {
+    /// Stops listening, lets connections end, and cuts those that are left when `limit` is reached.
+    pub(super) async fn retire(&self, mut limit: Limited) {
         self.leaving.cancel();
         self.tunnels.clear();
-        self.tasks.drain(deadline).await;
+        tokio::select! {
+            () = self.tasks.ended() => {}
+            () = limit.reached() => {}
+        }
         self.cut.cancel();
         // Cancelled tasks write their records and end at once.
         self.tasks.drain(Duration::from_secs(1)).await;

@@ -26,6 +26,7 @@ use crate::model::{PodSpec, World};
 use crate::sys::netns::Netns;
 use crate::sys::socket::netns_cookie;
 use crate::sys::thread;
+use crate::task::{Limit, Limited};
 use crate::telemetry::lookups::Lookups;
 use crate::xds::Demand;
 
@@ -113,7 +114,7 @@ type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
 
 enum Order {
     Serve(LocalPod, PodListeners, oneshot::Sender<io::Result<()>>),
-    Retire(Arc<str>, Duration, oneshot::Sender<()>),
+    Retire(Arc<str>, Limited, oneshot::Sender<()>),
     Ask(Ask),
     Stop,
 }
@@ -177,13 +178,13 @@ impl Shards {
     }
 
     /// Closes the pod's listeners at once, tells peers to go elsewhere, and waits for its connections to end; those
-    /// still open after `deadline` are cut. What this gives is only the waiting: a pod that is served from now on under
-    /// the same uid is another one.
-    pub fn retire(&self, uid: &str, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
+    /// still open when `limit` is reached are cut. What this gives is only the waiting: a pod that is served from now on
+    /// under the same uid is another one.
+    pub fn retire(&self, uid: &str, limit: &Limited) -> impl Future<Output = ()> + Send + use<> {
         let mut waits = Vec::new();
         for door in &*self.doors {
             let (done, wait) = oneshot::channel();
-            if send(door, Order::Retire(uid.into(), deadline, done)).is_ok() {
+            if send(door, Order::Retire(uid.into(), limit.clone(), done)).is_ok() {
                 waits.push(wait);
             }
         }
@@ -265,14 +266,14 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
                 // The asker may have given up; the pod is served all the same until it is retired.
                 done.send(served).ok();
             }
-            Order::Retire(uid, deadline, done) => {
+            Order::Retire(uid, limit, done) => {
                 let pod = pods.remove(&uid);
                 if let (Some(counts), Some(_)) = (&counts, &pod) {
                     counts.stopped.fetch_add(1, Relaxed);
                 }
                 drop(tokio::task::spawn_local(async move {
                     if let Some(pod) = pod {
-                        pod.retire(deadline).await;
+                        pod.retire(limit).await;
                     }
                     done.send(()).ok();
                 }));
@@ -297,7 +298,8 @@ fn serve(
     }
     pod.serve(listeners)?;
     if let Some(former) = pods.insert(uid, pod) {
-        drop(tokio::task::spawn_local(async move { former.retire(SUPERSEDED).await }));
+        let limit = Limit::new(Some(SUPERSEDED)).watch();
+        drop(tokio::task::spawn_local(async move { former.retire(limit).await }));
     }
     Ok(())
 }

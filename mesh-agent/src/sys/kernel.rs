@@ -21,14 +21,20 @@ pub struct TooOld {
     running: String,
 }
 
-/// Fails on a kernel on which capture cannot work. One whose release says nothing is given a try.
+/// Fails on a kernel on which capture cannot work.
 pub fn require() -> Result<(), TooOld> {
-    let name = uname();
-    let running = name.release().to_string_lossy();
-    match parse(&running) {
-        Some(release) if release < OLDEST => Err(TooOld { running: running.into_owned() }),
-        Some(_) | None => Ok(()),
-    }
+    let running = release();
+    if is_too_old(&running) { Err(TooOld { running }) } else { Ok(()) }
+}
+
+/// The release of the kernel that runs, such as `6.8.0-31-generic`.
+pub fn release() -> String {
+    uname().release().to_string_lossy().into_owned()
+}
+
+/// Whether capture cannot work on it. A release that says nothing is given a try.
+pub fn is_too_old(release: &str) -> bool {
+    parse(release).is_some_and(|release| release < OLDEST)
 }
 
 /// The first two numbers of a release such as `6.1.0-44-amd64`.

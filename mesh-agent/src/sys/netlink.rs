@@ -1,7 +1,10 @@
 //! The few netlink requests of the enrolment, in the calling thread's namespace: one rule and one route per family,
-//! the clsact discipline ([`clsact`]), and the list of open TCP connections.
+//! the clsact discipline ([`clsact`]), what an interface carries ([`link`]), the list of open TCP connections; and questions
+//! about addresses ([`address`]).
 
+pub mod address;
 pub mod clsact;
+pub mod link;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

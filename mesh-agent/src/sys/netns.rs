@@ -40,6 +40,11 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// Device and inode: those of another handle on it, and of nothing else while one is open.
+    pub fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
     /// The number that the kernel shows for it, as in `net:[4026531840]`.
     pub fn inode(&self) -> u64 {
         self.id.1

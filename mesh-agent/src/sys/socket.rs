@@ -93,12 +93,22 @@ pub fn start_connect(source: Source, to: SocketAddr) -> io::Result<std::net::Tcp
         turn_on(&socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
         socket.bind(&SocketAddr::new(ip, 0).into())?;
     }
-    match socket.connect(&to.into()) {
-        Ok(()) => {}
-        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-        Err(e) => return Err(e),
-    }
+    begin(&socket, to)?;
     Ok(socket.into())
+}
+
+/// Starts a non-blocking connect as an application of the thread's namespace does: the socket has no mark.
+pub fn start_application_connect(to: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    begin(&socket, to)?;
+    Ok(socket.into())
+}
+
+fn begin(socket: &Socket, to: SocketAddr) -> io::Result<()> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Bytes of a tunnel that wait in the kernel for their turn on the wire. More only delays streams that have little to send

@@ -2,14 +2,18 @@
 
 use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
 
-use super::{CaptureError, Names};
+use super::{Before, CaptureError, Names};
 use crate::bpf::facts::address;
 use crate::model::{Programs, WhenDown};
 
-pub(super) fn phase_of(config: &PodConfig) -> Phase {
+/// The phase that a pod which is captured already starts from.
+pub(super) fn phase_of(config: &PodConfig, before: Before) -> Phase {
+    let is = |phase| config.phase == phase as u32;
     // A former agent that died before it had listed the older connections leaves that to us. One that died while it
-    // withdrew the pod is overruled: the pod is wanted again.
-    if config.phase == Phase::Learning as u32 { Phase::Learning } else { Phase::Strict }
+    // withdrew the pod is overruled: the pod is wanted again, and of the connections that have lost their agent nothing must
+    // leave. If that was this agent, none has: those that passed meanwhile are listed and go on.
+    let unlisted = is(Phase::Learning) || is(Phase::Draining) && before == Before::Ours;
+    if unlisted { Phase::Learning } else { Phase::Strict }
 }
 
 pub(super) fn config(programs: &Programs, phase: Phase, names: Names) -> Result<PodConfig, CaptureError> {
@@ -28,4 +32,27 @@ pub(super) fn config(programs: &Programs, phase: Phase, names: Names) -> Result<
         config.node_count += 1;
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::maps::{Phase, PodConfig};
+
+    use super::{Before, phase_of};
+
+    #[test]
+    fn what_passed_while_a_pod_was_leaving_is_listed_if_nothing_was_orphaned() {
+        use Phase::{Draining, Learning, Strict};
+        let cases = [
+            (Strict, Before::Captured, Strict),
+            (Learning, Before::Captured, Learning),
+            (Draining, Before::Captured, Strict),
+            (Strict, Before::Ours, Strict),
+            (Draining, Before::Ours, Learning),
+        ];
+        for (is, before, expected) in cases {
+            let config = PodConfig { phase: is as u32, ..PodConfig::EMPTY };
+            assert_eq!(phase_of(&config, before), expected, "{is:?} {before:?}");
+        }
+    }
 }

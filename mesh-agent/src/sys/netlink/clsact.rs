@@ -15,7 +15,19 @@ const KIND: &str = "clsact";
 const PLACE: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
 /// Its handle, and where its filters hang: `TC_H_MIN_INGRESS` and `TC_H_MIN_EGRESS`.
 const HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
-const HOOKS: [TcHandle; 2] = [TcHandle { major: 0xffff, minor: 0xfff2 }, TcHandle { major: 0xffff, minor: 0xfff3 }];
+const HOOKS: [(&str, TcHandle); 2] =
+    [("ingress", TcHandle { major: 0xffff, minor: 0xfff2 }), ("egress", TcHandle { major: 0xffff, minor: 0xfff3 })];
+
+/// A filter that hangs on the discipline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// `ingress` or `egress`.
+    pub direction: &'static str,
+    /// Such as `bpf`, `flower`.
+    pub kind: String,
+    pub priority: u16,
+    pub handle: u32,
+}
 
 /// Whether the interface has the discipline.
 pub fn present(interface: &str) -> io::Result<bool> {
@@ -35,7 +47,7 @@ pub fn present(interface: &str) -> io::Result<bool> {
 /// Removes the discipline unless somebody's filters hang on it, or it is gone.
 pub fn remove_if_unused(interface: &str) -> io::Result<()> {
     let index = interface_index(interface)?;
-    if !present(interface)? || has_filters(index)? {
+    if !present(interface)? || !filters_of(index)?.is_empty() {
         return Ok(());
     }
     let mut remove = TcMessage::with_index(index);
@@ -44,15 +56,42 @@ pub fn remove_if_unused(interface: &str) -> io::Result<()> {
     request(NETLINK_ROUTE, RouteNetlinkMessage::DelQueueDiscipline(remove), NLM_F_ACK, |_| {})
 }
 
-fn has_filters(index: i32) -> io::Result<bool> {
-    let mut found = false;
-    for hook in HOOKS {
+/// The filters of the interface.
+pub fn filters(interface: &str) -> io::Result<Vec<Filter>> {
+    let mut filters = filters_of(interface_index(interface)?)?;
+    // What only says that there is a chain of filters has no handle.
+    filters.retain(|filter| filter.handle != 0);
+    Ok(filters)
+}
+
+fn filters_of(index: i32) -> io::Result<Vec<Filter>> {
+    let mut found = Vec::new();
+    for (direction, hook) in HOOKS {
         let mut ask = TcMessage::with_index(index);
         ask.header.parent = hook;
         let each = |message: RouteNetlinkMessage| {
-            found |= matches!(message, RouteNetlinkMessage::NewTrafficFilter(filter) if filter.header.index == index);
+            if let RouteNetlinkMessage::NewTrafficFilter(filter) = message
+                && filter.header.index == index
+            {
+                found.push(read(direction, &filter));
+            }
         };
         request(NETLINK_ROUTE, RouteNetlinkMessage::GetTrafficFilter(ask), NLM_F_DUMP, each)?;
     }
     Ok(found)
+}
+
+fn read(direction: &'static str, filter: &TcMessage) -> Filter {
+    let TcHandle { major, minor } = filter.header.handle;
+    let kind = filter.attributes.iter().find_map(|attribute| {
+        let TcAttribute::Kind(kind) = attribute else { return None };
+        Some(kind.clone())
+    });
+    Filter {
+        direction,
+        kind: kind.unwrap_or_default(),
+        // The upper half; the lower one is the protocol.
+        priority: (filter.header.info >> 16) as u16,
+        handle: u32::from(major) << 16 | u32::from(minor),
+    }
 }
