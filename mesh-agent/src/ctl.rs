@@ -4,6 +4,7 @@
 //! absent: anything that changes the mesh (only the log filter can be set), and a protocol of its own: the socket speaks
 //! HTTP, so `curl --unix-socket` works as well.
 
+mod check;
 mod client;
 mod flows;
 mod follow;
@@ -44,6 +45,21 @@ enum Verb {
     Flows(FlowsArgs),
     /// Show or change which log lines the agent writes
     Log(LogArgs),
+    /// What this node lacks for an agent, and whether the one that runs works
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// The agent's YAML file; without it the usual places are looked at
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What `${NAME}` in the file stands for; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// The same as --output json
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,6 +101,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 async fn answer(args: &Args, out: &mut impl Write) -> Result<(), CtlError> {
     let socket = Socket::new(&args.socket);
     match &args.verb {
+        Verb::Check(check) => {
+            let output = if check.json { Output::Json } else { args.output };
+            check::run(&args.socket, check, output, out).await
+        }
         Verb::Status => {
             let status: Status = socket.get("/status").await?;
             show(out, args.output, &status, status::render)

@@ -41,6 +41,10 @@ pub(super) enum CtlError {
     Request(#[from] http::Error),
     #[error("cannot write the output: {0}")]
     Output(io::Error),
+    #[error("{0}")]
+    Arguments(String),
+    #[error("{wrong} of {all} findings {} wrong", if *wrong == 1 { "is" } else { "are" })]
+    Wrong { wrong: usize, all: usize },
 }
 
 /// The admin socket of one agent.

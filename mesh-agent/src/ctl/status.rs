@@ -1,11 +1,16 @@
 //! `ctl status`: one screen that answers "is this node all right?" from top to bottom.
 
 use super::text::{or_dash, seconds, table};
-use crate::admin::documents::{Certificate, Config, Counter, Istiod, Pod, Revocation, Status};
+use crate::admin::documents::{Certificate, Config, Counter, Istiod, Kubernetes, Outside, Pod, Revocation, Status};
 
 pub(super) fn render(status: &Status) -> String {
     let mut screen = head(status);
     section(&mut screen, "pods", &status.pods, pods);
+    if let Some(kubernetes) = &status.kubernetes {
+        section(&mut screen, "pods outside of the mesh", &others(kubernetes), |rows| {
+            table(&["POD", "STATE"], rows.to_vec(), &[])
+        });
+    }
     section(&mut screen, "certificates", &status.certificates, certificates);
     section(&mut screen, "capture counters", &status.capture, capture);
     screen
@@ -35,6 +40,13 @@ fn head(status: &Status) -> String {
         lines.push(("istiod", self::istiod(istiod)));
         lines.extend(istiod.rejected.iter().map(|rejected| ("", format!("REJECTED {rejected}"))));
     }
+    if let Some(kubernetes) = &status.kubernetes {
+        lines.push(("kubernetes", self::kubernetes(kubernetes)));
+        lines.extend(kubernetes.plugin.as_ref().map(|plugin| match kubernetes.repairs {
+            Some(repairs @ 1..) => ("plugin", format!("{plugin}, put right {repairs} times")),
+            _ => ("plugin", plugin.clone()),
+        }));
+    }
     if let Some(revocation) = &status.revocation {
         lines.push(("revocation", self::revocation(revocation)));
         if let Some(rejected) = &revocation.rejected {
@@ -63,6 +75,22 @@ fn istiod(istiod: &Istiod) -> String {
         Some(error) => format!("{text}: {error}"),
         None => text,
     }
+}
+
+fn kubernetes(kubernetes: &Kubernetes) -> String {
+    let text = format!("{} {} for {}", kubernetes.state, kubernetes.address, seconds(kubernetes.since_s));
+    match &kubernetes.error {
+        Some(error) => format!("{text}: {error}"),
+        None => text,
+    }
+}
+
+/// Rows of those that are looked for, and of those that are not to be in the mesh.
+fn others(kubernetes: &Kubernetes) -> Vec<Vec<String>> {
+    let row =
+        |what: &str, pod: &Outside| vec![format!("{}/{}", pod.namespace, pod.name), format!("{what}: {}", pod.reason)];
+    let troubled = kubernetes.troubled.iter().map(|pod| row("trouble", pod));
+    troubled.chain(kubernetes.outside.iter().map(|pod| row("outside", pod))).collect()
 }
 
 fn revocation(revocation: &Revocation) -> String {

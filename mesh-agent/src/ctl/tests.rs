@@ -10,8 +10,8 @@ use http::{Method, StatusCode};
 
 use super::{Args, answer, status as screen};
 use crate::admin::documents::{
-    Certificate, Config, Connections, Counter, Direction, End, Flow, Flows, Istiod, Logging, Pod, Rejected, Security,
-    Status,
+    Certificate, Config, Connections, Counter, Direction, End, Flow, Flows, Istiod, Kubernetes, Logging, Outside, Pod,
+    Rejected, Security, Status,
 };
 use crate::admin::router::{Reply, Router};
 use crate::admin::server;
@@ -66,6 +66,7 @@ fn status() -> Status {
             rejected: Some(Rejected { ago_s: 9, line: Some(12), reason: "unknown field `prot`".to_owned() }),
         },
         istiod: None,
+        kubernetes: None,
         pods: vec![pod, failed],
         certificates: vec![certificate],
         revocation: None,
@@ -229,6 +230,31 @@ async fn nobody_answers() {
         assert_eq!(ctl(&socket, "status").await.unwrap_err(), expected);
     }
     assert_eq!(std::fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn pods_of_kubernetes() {
+    let pod = |name: &str, reason: &str| Outside { namespace: "shop".into(), name: name.into(), reason: reason.into() };
+    let kubernetes = Kubernetes {
+        address: "https://api:443".into(),
+        state: "disconnected".into(),
+        since_s: 12,
+        error: Some("connection refused".into()),
+        plugin: Some("in 10-net.conflist".into()),
+        repairs: Some(2),
+        outside: vec![pod("db-0", "the pod has the label istio.io/dataplane-mode=none")],
+        troubled: vec![pod("web-0", "its network namespace is looked for: no process of it runs yet")],
+    };
+    let screen = screen::render(&Status { kubernetes: Some(kubernetes), ..Status::default() });
+    let lines: Vec<_> = screen.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for expected in [
+        "kubernetes disconnected https://api:443 for 12s: connection refused",
+        "plugin in 10-net.conflist, put right 2 times",
+        "shop/web-0 trouble: its network namespace is looked for: no process of it runs yet",
+        "shop/db-0 outside: the pod has the label istio.io/dataplane-mode=none",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected:?} is not in\n{screen}");
+    }
 }
 
 #[test]
