@@ -10,8 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::file::environment::{self, Machine};
 use crate::file::given::Given;
 use crate::node::source::Source;
+use crate::node::uninstall::Then;
 use crate::telemetry::log;
-use crate::{control, ctl, node};
+use crate::{cni, control, ctl, file, node};
 
 /// A node-level ambient service mesh.
 #[derive(Debug, Parser)]
@@ -29,9 +30,20 @@ enum Role {
     Control(ControlArgs),
     /// Ask a running node agent
     Ctl(ctl::Args),
+    /// Leave this node as it was before the agent came to it
+    Uninstall(UninstallArgs),
     /// What Istio's DaemonSet calls its node proxy with: the same as `node --from-environment`
     #[command(hide = true)]
     Proxy(ProxyArgs),
+    /// Read other arguments, and the file that they name, and do nothing else
+    #[command(hide = true)]
+    CheckArguments {
+        #[arg(value_name = "ARG", last = true)]
+        arguments: Vec<String>,
+    },
+    /// The CNI plugin, which container runtimes call by its own name, without arguments
+    #[command(hide = true)]
+    Cni,
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +70,21 @@ struct NodeArgs {
     /// Be configured by the variables of Istio's node proxy, in its place
     #[arg(long, conflicts_with = "config")]
     from_environment: bool,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct UninstallArgs {
+    /// The node's YAML file, as the agent had it
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What `${NAME}` in the file stands for; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Then wait to be ended: the containers of a DaemonSet are not to end by themselves
+    #[arg(long)]
+    stay: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -98,11 +125,17 @@ enum Format {
 
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|program| cni::is_plugin(Path::new(&program))) {
+        return cni::plugin(variable);
+    }
     let result = match Cli::parse().role {
+        Role::Cni => return cni::plugin(variable),
         Role::Node(NodeArgs { config: Some(config), set, log, .. }) => from_file(&log, config, &set),
         Role::Node(NodeArgs { config: None, log, .. }) | Role::Proxy(ProxyArgs { log, .. }) => from_environment(log),
         Role::Control(args) => run_control(args),
         Role::Ctl(args) => ctl::run(&args),
+        Role::Uninstall(args) => uninstall(args),
+        Role::CheckArguments { arguments } => check_arguments(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,9 +146,45 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// What is no text does not count as not set.
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
 fn from_file(log: &LogArgs, config: PathBuf, set: &[String]) -> anyhow::Result<()> {
-    let given = Given::read(set.iter().map(String::as_str)).map_err(anyhow::Error::msg)?;
-    run_node(log, Source::File(config, given))
+    run_node(log, Source::File(config, given(set)?))
+}
+
+/// What the command line gives, and where Kubernetes tells its containers that the API server is.
+fn given(set: &[String]) -> anyhow::Result<Given> {
+    let name = |setting: &str| setting.starts_with(&format!("{API_SERVER}="));
+    let told = |name| variable(name).filter(|value| !value.is_empty());
+    let known = match (told("KUBERNETES_SERVICE_HOST"), told("KUBERNETES_SERVICE_PORT")) {
+        (Some(host), Some(port)) if !set.iter().any(|setting| name(setting)) => {
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            Some(format!("{API_SERVER}=https://{host}:{port}"))
+        }
+        _ => None,
+    };
+    Given::read(set.iter().chain(&known).map(String::as_str)).map_err(anyhow::Error::msg)
+}
+
+/// Reads what a command line says and does nothing of it.
+fn check_arguments(arguments: &[String]) -> anyhow::Result<()> {
+    let read = Cli::try_parse_from(["mesh-agent"].into_iter().chain(arguments.iter().map(String::as_str)))?;
+    let (Role::Node(NodeArgs { config: Some(config), set, .. }) | Role::Uninstall(UninstallArgs { config, set, .. })) =
+        read.role
+    else {
+        return Ok(());
+    };
+    file::read(&config, &given(&set)?)?;
+    Ok(())
+}
+
+fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
+    let source = Source::File(args.config, given(&args.set)?);
+    let then = if args.stay { Then::Stay } else { Then::End };
+    node::uninstall::run(&source, then, args.log.start()?)
 }
 
 fn run_node(log: &LogArgs, source: Source) -> anyhow::Result<()> {
@@ -138,6 +207,8 @@ fn from_environment(log: LogArgs) -> anyhow::Result<()> {
     run_node(&log, Source::Environment(written))
 }
 
+/// The value that a file may leave open without `--set`.
+const API_SERVER: &str = "API_SERVER";
 /// Where Istio mounts the mesh's configuration.
 const MESH_CONFIG: &str = "./etc/istio/config/mesh";
 
@@ -194,6 +265,29 @@ mod tests {
         assert!(!parses("mesh-agent node"));
         assert!(!parses("mesh-agent node --config f --from-environment"));
         assert!(!parses("mesh-agent proxy sidecar"));
+    }
+
+    #[test]
+    fn what_a_daemonset_says_is_checked() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("node.yaml");
+        std::fs::write(&file, "node: {name: '${N}', ca: {address: 'https://ca:1', root: /r, token: /t}}").unwrap();
+        let config = format!("--config={}", file.display());
+        let check = |arguments: &[&str]| {
+            let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+            super::check_arguments(&arguments).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(check(&["node", &config, "--set=N=n1"]), Ok(()));
+        assert_eq!(check(&["uninstall", &config, "--set=N=n1", "--stay"]), Ok(()));
+        assert!(check(&["node", &config]).unwrap_err().contains("${N} has no value"));
+        assert!(check(&["node", &config, "--sat=N=n1"]).unwrap_err().contains("--sat"));
+    }
+
+    #[test]
+    fn the_plugin_has_no_arguments() {
+        let parses = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(parses("mesh-agent cni"));
+        assert!(!parses("mesh-agent cni add"));
     }
 
     #[test]

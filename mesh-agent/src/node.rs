@@ -10,12 +10,15 @@
 mod documents;
 mod dump;
 mod facts;
+mod kubernetes;
 mod mesh;
 mod metrics;
 mod pages;
 mod pods;
 mod revocation;
+mod settings;
 pub mod source;
+pub mod uninstall;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,41 +29,38 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::source::{Read, Source};
-use crate::admin::ready::{Gate, Ready};
+use crate::admin::ready::Ready;
 use crate::admin::router::Router;
 use crate::admin::server;
 use crate::bpf::attach::Mechanism;
 use crate::bpf::facts::Facts;
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
-use crate::dns::{self, Ipv6, Realm, Upstream};
+use crate::dns;
 use crate::file::given::Given;
-use crate::file::schema::{self, CaptureBy, Node, OnShutdown};
+use crate::file::schema::{CaptureBy, Node};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
-use crate::hbone;
-use crate::identity::ca::{CaClient, CaConfig};
+use crate::identity::ca::CaClient;
 use crate::identity::{Certs, Revocations};
 use crate::model::{PodSpec, World};
 use crate::pods::capture::{Capture, Kernel};
-use crate::pods::driver::{self, Driver, PodStatus, Retry, Settings};
+use crate::pods::driver::{Driver, PodStatus};
 use crate::pods::listeners::Names;
 use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
-use crate::proxy::shard::{Applications, Deps, Habits, Shards, Threads};
-use crate::sys::socket::{self, Keepalive};
-use crate::sys::{caps, kernel, limits, memory, mounts, signal};
+use crate::proxy::shard::{Deps, Shards, Threads};
+use crate::sys::socket;
+use crate::sys::{caps, kernel, limits, mounts, signal};
 use crate::task::Tasks;
 use crate::telemetry;
+use crate::telemetry::announced::Announced;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::xds::Demand;
 
 /// The admin socket's name in the run directory.
 const ADMIN_SOCKET: &str = "admin.sock";
-
-/// When the first certificates have come, the start is over.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// How long control tasks may take to end after the last connection did.
 const LAST_CALL: Duration = Duration::from_secs(1);
@@ -73,6 +73,7 @@ pub(crate) struct View {
     mechanism: Mechanism,
     worlds: watch::Receiver<Arc<World>>,
     istiod: Option<crate::xds::Handle>,
+    kubernetes: Option<kubernetes::View>,
     loads: watch::Receiver<LoadState>,
     pods: watch::Receiver<Vec<PodStatus>>,
     certs: Certs,
@@ -101,7 +102,7 @@ pub fn run(source: &Source, log: Log) -> anyhow::Result<()> {
 
 async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: Log) -> anyhow::Result<()> {
     let node = Arc::new(config.node.clone());
-    socket::keep_alive(keepalive(&node.keepalive));
+    socket::keep_alive(settings::keepalive(&node.keepalive));
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -110,14 +111,24 @@ async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: 
     let enrolled = ready.gate("pods");
     let kernel = kernel(&node)?;
     let revocations = revocation::follow(node.ca.crl.as_deref(), &tasks);
-    let certs = Certs::start(CaClient::new(authority(&node), revocations.clone()), &tasks);
+    let certs = Certs::start(CaClient::new(settings::authority(&node), revocations.clone()), &tasks);
     certs.keep_only(&config.identities);
     let feeds = Feeds::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let istiod = mesh::source(&node, &feeds.worlds, &tasks)?;
     let parts = (kernel.facts.clone(), istiod.as_ref().and_then(mesh::demand));
     let (shards, threads) = shards(&node, &feeds, &certs, &metrics, parts)?;
-    let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings(&node));
+    let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings::driver(&node));
+    let announced = Announced::default();
+    let cluster = node.kubernetes.as_ref().map(|cluster| {
+        let former = kernel.capture.remembered();
+        kubernetes::start((&node, cluster), &announced, pods.clone(), former, &tasks)
+    });
+    let cluster = cluster.transpose()?;
+    let driver = match &cluster {
+        Some(cluster) => driver.with_ended(cluster.outputs.ended.clone()),
+        None => driver,
+    };
     let (states, loads) = watch::channel(LoadState::good(path));
     let synced = istiod.as_ref().map(|istiod| (ready.gate("mesh configuration"), istiod.status.clone()));
     let view = View {
@@ -126,6 +137,7 @@ async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: 
         mechanism: kernel.mechanism,
         worlds: feeds.worlds.subscribe(),
         istiod,
+        kubernetes: cluster.as_ref().map(|cluster| cluster.view.clone()),
         loads,
         pods: pods.clone(),
         certs: certs.clone(),
@@ -137,13 +149,16 @@ async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: 
         log: log.filter(),
     };
     metrics::register(&metrics, &view);
+    if view.kubernetes.is_some() {
+        metrics.register(Box::new(announced));
+    }
     open_pages(&view, &metrics, &tasks)?;
     let stop = stop_signal(&tasks);
     // Before the mesh is known, nobody could say who may talk to a pod: what is captured already is refused until then.
     if let Some((gate, status)) = synced {
         mesh::synced(gate, status, &stop).await;
     }
-    let source = pods::Source { feeds: &feeds, certs: &certs, ready: &view.ready, tasks: &tasks };
+    let source = pods::Source { cluster, feeds: &feeds, certs: &certs, ready: &view.ready, tasks: &tasks };
     let desired = source.open(&node, enrolled, pods, &stop);
     follow(edits, feeds, states, certs, &tasks);
     tracing::info!(node = node.name, version = env!("CARGO_PKG_VERSION"), capture = ?view.mechanism, "node agent started");
@@ -204,31 +219,6 @@ fn attach_facts(node: &Node) -> Option<Arc<Facts>> {
     }
 }
 
-fn authority(node: &Node) -> CaConfig {
-    CaConfig {
-        address: node.ca.address.clone(),
-        root: node.ca.root.clone(),
-        token: node.ca.token.clone(),
-        server_name: node.ca.server_name.clone(),
-        cluster: node.cluster.clone(),
-        headers: node.ca.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        lifetime: node.ca.certificate_ttl,
-    }
-}
-
-fn settings(node: &Node) -> Settings {
-    let on_shutdown = match node.on_shutdown {
-        OnShutdown::Keep => driver::OnShutdown::Keep,
-        OnShutdown::Withdraw => driver::OnShutdown::Withdraw,
-    };
-    let settings = Settings { on_shutdown, drain: node.drain, retry: Retry::default() };
-    match node.zds {
-        None => settings,
-        // What keeps redirected pods captured is not ours to keep or to withdraw.
-        Some(_) => Settings { on_shutdown: driver::OnShutdown::Keep, retry: pods::RETRY, ..settings },
-    }
-}
-
 fn shards(
     node: &Node,
     feeds: &Feeds,
@@ -239,51 +229,15 @@ fn shards(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let names = telemetry::dns::Names::default();
     metrics.register(Box::new(names.clone()));
-    let dns = dns::server::Deps { settings: Arc::new(names_settings(&node.dns)), metrics: names };
+    let dns = dns::server::Deps { settings: Arc::new(settings::names(&node.dns)), metrics: names };
     let lookups = telemetry::lookups::Lookups::default();
     metrics.register(Box::new(lookups.clone()));
     let (network, worlds) = (node.network.as_str().into(), feeds.worlds.subscribe());
-    let deps = Deps { network, worlds, certs: certs.clone(), demand, dns, lookups, habits: habits(&node.tunnels) };
+    let deps =
+        Deps { network, worlds, certs: certs.clone(), demand, dns, lookups, habits: settings::habits(&node.tunnels) };
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
     Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")
-}
-
-fn keepalive(written: &schema::Keepalive) -> Option<Keepalive> {
-    let schema::Keepalive { enabled, time, interval, retries } = *written;
-    enabled.then_some(Keepalive { time, interval, retries })
-}
-
-fn habits(tunnels: &schema::Tunnels) -> Habits {
-    Habits {
-        tunnels: hbone::Settings {
-            stream_window: tunnels.stream_window,
-            connection_window: tunnels.connection_window,
-            frame_size: tunnels.frame_size,
-            streams: tunnels.streams,
-            idle: tunnels.idle,
-        },
-        response_baggage: tunnels.response_baggage,
-        applications: match tunnels.applications {
-            schema::Applications::Loopback => Applications::Loopback,
-            schema::Applications::Address => Applications::Address,
-        },
-    }
-}
-
-fn names_settings(dns: &schema::Dns) -> dns::Settings {
-    dns::Settings {
-        realm: Realm { domain: dns.domain.to_ascii_lowercase(), preferred_namespace: dns.preferred_namespace.clone() },
-        upstream: match dns.upstream {
-            schema::dns::Upstream::Original => Upstream::Original,
-            schema::dns::Upstream::Node => Upstream::Node,
-        },
-        resolv_conf: dns.resolv_conf.clone(),
-        ipv6: match dns.ipv6 {
-            schema::dns::Ipv6::On => Ipv6::On,
-            schema::dns::Ipv6::Off => Ipv6::Off,
-        },
-    }
 }
 
 /// The configuration in force, and its parts for those who need only one.
@@ -351,18 +305,6 @@ fn open_pages(view: &View, metrics: &Metrics, tasks: &Tasks) -> anyhow::Result<(
     serve(asked, view.ready.router());
     serve(tools, pages::tools(view));
     Ok(())
-}
-
-/// Ready once every pod of the first configuration is enrolled.
-async fn mark_when_enrolled(gate: Gate, mut pods: watch::Receiver<Vec<PodStatus>>, wanted: Arc<Vec<Arc<PodSpec>>>) {
-    let all = |pods: &Vec<PodStatus>| {
-        wanted.iter().all(|spec| pods.iter().any(|pod| pod.spec.uid == spec.uid && pod.state.is_captured()))
-    };
-    if pods.wait_for(all).await.is_ok() {
-        gate.mark();
-        tokio::time::sleep(SETTLED).await;
-        memory::release_code();
-    }
 }
 
 fn stop_signal(tasks: &Tasks) -> CancellationToken {

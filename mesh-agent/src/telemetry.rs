@@ -4,6 +4,7 @@
 //! collectors to; [`traffic`] is the part of it that shards write to. Everything here is read by a scrape or a person.
 //! Deliberately absent: what is worth saying (that is decided where it happens) and serving pages (`admin` does).
 
+pub mod announced;
 pub mod dns;
 pub mod format;
 pub mod log;

@@ -8,13 +8,17 @@
 //! | [`restart`] | agents that end in order and come back |
 //! | [`crash`] | agents that are killed, and pods without an agent |
 //! | [`refusal`] | pods that cannot be enrolled |
+//! | [`check`] | what `ctl check` says of all that |
 //! | [`idle`] | an agent that has nothing to do |
+//! | [`many`] | a full node; pods that come and go |
 //! | [`talk`] | what the cases say over a connection |
 
+mod check;
 mod crash;
 mod draining;
 mod enrolment;
 mod idle;
+mod many;
 mod refusal;
 mod restart;
 pub(crate) mod talk;
@@ -49,5 +53,9 @@ pub(crate) const CASES: &[Case] = &[
     Case::fresh("a_change_that_cannot_be_made", refusal::pair, refusal::unchangeable),
     Case::fresh("pods_that_use_the_agents_ports", refusal::ports, refusal::taken),
     Case::fresh("a_pod_that_vanishes", refusal::pair, refusal::vanished),
+    Case::fresh("check_before_an_agent", check::before, check::beforehand),
+    Case::fresh("check_an_agent", check::before, check::afterwards),
     Case::fresh("idle", idle::ten_pods, idle::little),
+    Case::fresh("a_full_node", many::full, many::enrolled).limit(180),
+    Case::fresh("a_thousand_pods_come_and_go", many::one, many::come_and_go).limit(1200).only_when_named(),
 ];

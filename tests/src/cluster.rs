@@ -29,6 +29,7 @@
 //! | [`node`] | a node, from its first process to its kubelet |
 //! | `files` | the configurations of its programs |
 //! | [`image`], [`images`] | images from files; those that every cluster has |
+//! | [`mesh`], [`shop`] | our agent on every node, from `deploy/`; a shop to try it with |
 //! | `names` | its name server |
 //! | `objects` | what of Kubernetes' objects is there from the start |
 
@@ -50,11 +51,13 @@ mod files;
 pub mod image;
 pub mod images;
 pub mod machine;
+pub mod mesh;
 mod names;
 pub mod node;
 mod objects;
 pub mod program;
 pub mod settings;
+pub mod shop;
 
 pub use image::Image;
 pub use machine::{Inside, Machine};
@@ -216,7 +219,8 @@ impl Cluster {
         self.kubectl().run(["exec", "--namespace", namespace, pod, "--"].iter().chain(command))
     }
 
-    fn events(&self, namespace: &str) -> String {
+    /// What has happened in a namespace, as Kubernetes tells it.
+    pub fn events(&self, namespace: &str) -> String {
         let what = ["get", "events", "--namespace", namespace, "--sort-by=.lastTimestamp"];
         self.kubectl().run(what).unwrap_or_default()
     }

@@ -171,6 +171,11 @@ impl Packet {
         self.payload.starts_with(&[0x16, 0x03])
     }
 
+    /// Whether it is the first of a TCP connection.
+    pub fn opens(&self) -> bool {
+        self.protocol == 6 && self.flags & (pcap::SYN | pcap::ACK) == pcap::SYN
+    }
+
     fn is_of_pods(&self) -> bool {
         [self.source.ip(), self.destination.ip()].iter().any(|address| match address {
             IpAddr::V4(v4) => v4.octets().starts_with(&[10, 40]),

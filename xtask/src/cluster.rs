@@ -27,7 +27,7 @@ enum Verb {
     /// Build or install all that it is made of, as far as that is not done
     Build,
     /// Start it, and leave it running
-    Up,
+    Up(Up),
     /// Stop and remove it
     Down,
     /// What runs, nodes and pods
@@ -50,7 +50,19 @@ enum Verb {
     Import(Import),
     /// Hold what `up` started
     #[command(hide = true)]
-    Hold,
+    Hold {
+        /// The agent's program, for the mesh
+        #[arg(long)]
+        agent: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `up`.
+#[derive(Debug, clap::Args)]
+struct Up {
+    /// With the mesh on all nodes, and a shop of three services that can be put into it
+    #[arg(long)]
+    mesh: bool,
 }
 
 /// Arguments of `import`.
@@ -71,13 +83,13 @@ struct Import {
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     match &args.verb {
         Verb::Build => build(root).map(drop),
-        Verb::Up => play::up(root),
+        Verb::Up(up) => play::up(root, up),
         Verb::Down => play::down(),
         Verb::Status => play::status(),
         Verb::Kubectl { arguments } => play::kubectl(arguments),
         Verb::Exec { node, command } => play::exec(node, command),
         Verb::Import(import) => play::import(import),
-        Verb::Hold => play::hold(root),
+        Verb::Hold { agent } => play::hold(root, agent.as_deref()),
     }
 }
 

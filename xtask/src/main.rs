@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cluster;
 mod demo;
+mod deploy;
 mod e2e;
 mod kube;
 mod lab;
@@ -42,6 +43,8 @@ enum Command {
     Kube(kube::Args),
     /// A real Kubernetes cluster of two nodes
     Cluster(cluster::Args),
+    /// What deploy/ comes to, and whether the agent takes it
+    Deploy(deploy::Args),
     /// Measure the mesh beside no mesh and other peers
     Bench(bench::Args),
     /// Check the house rules that no lint knows
@@ -72,6 +75,7 @@ fn run(root: &std::path::Path, command: Command) -> Result<()> {
         Command::E2e(args) => e2e::run(root, &args),
         Command::Kube(args) => kube::run(root, &args),
         Command::Cluster(args) => cluster::run(root, &args),
+        Command::Deploy(args) => deploy::run(root, &args),
         Command::Bench(args) => bench::run(root, &args),
         Command::Tidy => tidy::run(root),
         Command::Proto(args) => proto::run(root, &args),

@@ -19,6 +19,9 @@ pub struct Status {
     /// Where the picture of the mesh comes from, if not from the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub istiod: Option<Istiod>,
+    /// Where the pods come from, if from Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
     pub pods: Vec<Pod>,
     pub certificates: Vec<Certificate>,
     /// The authority's revocation list, if the node has one.
@@ -63,6 +66,38 @@ pub struct Istiod {
     /// The latest resources that could not be used, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<String>,
+}
+
+/// The API server, the plugin, and the pods that are not in the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubernetes {
+    pub address: String,
+    /// `connecting`, `connected`, `disconnected`: pods stay as they are.
+    pub state: String,
+    /// Seconds since that state began.
+    pub since_s: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Where the plugin is; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// How often what the agent keeps on the node for new pods had to be put right; absent without the plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repairs: Option<u64>,
+    /// Pods of the node that are not in the mesh, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<Outside>,
+    /// Pods of the mesh that something is wrong with beside their capture, such as that they are not found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubled: Vec<Outside>,
+}
+
+/// A pod that is not in the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    pub namespace: String,
+    pub name: String,
+    pub reason: String,
 }
 
 /// The revocation list in force, and why its file as it is now is not.

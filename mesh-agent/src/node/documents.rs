@@ -1,17 +1,21 @@
 //! The documents of the admin socket, made from the view at the moment they are asked for.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 
-use super::View;
+use super::{View, kubernetes};
 use crate::admin::documents::{
-    Certificate, Config, Connections, Counter, Flows, Istiod, Pod, Rejected, Revocation, Status,
+    Certificate, Config, Connections, Counter, Flows, Istiod, Kubernetes, Outside, Pod, Rejected, Revocation, Status,
 };
 use crate::bpf::attach::Mechanism;
-use crate::identity::certs::{CertState, Standing};
+use crate::cni::install::{Installer, Standing};
+use crate::identity::certs::{self, CertState};
+use crate::kubernetes::LinkState;
 use crate::model::{Captured, Identity, Programs, WhenDown};
 use crate::pods::driver::{PodState, PodStatus};
+use crate::pods::members::{Remark, What};
 use crate::proxy::record::documents;
 use crate::xds::{self, Link};
 
@@ -26,6 +30,7 @@ pub(super) async fn status(view: &View) -> Status {
         pending: view.ready.pending(),
         config: config(view),
         istiod: view.istiod.as_ref().map(|istiod| self::istiod(&istiod.status.borrow())),
+        kubernetes: view.kubernetes.as_ref().map(kubernetes),
         pods,
         certificates: certificates(view),
         revocation: revocation(view),
@@ -84,10 +89,10 @@ pub(super) fn certificates(view: &View) -> Vec<Certificate> {
 fn certificate(identity: &Identity, state: &CertState, now: SystemTime) -> Certificate {
     let held = state.credentials.as_deref();
     let name = match state.standing(now) {
-        Standing::Valid => "valid",
-        Standing::Expired(_) => "expired",
-        Standing::Failed(_) => "failed",
-        Standing::Pending => "pending",
+        certs::Standing::Valid => "valid",
+        certs::Standing::Expired(_) => "expired",
+        certs::Standing::Failed(_) => "failed",
+        certs::Standing::Pending => "pending",
     };
     Certificate {
         identity: identity.uri().to_owned(),
@@ -155,6 +160,39 @@ fn istiod(status: &xds::Status) -> Istiod {
         error: status.last_error.as_ref().filter(|_| state != "connected").map(|(_, error)| error.clone()),
         rejected: status.refusals.iter().map(|refusal| format!("{}: {}", refusal.name, refusal.reason)).collect(),
     }
+}
+
+fn kubernetes(cluster: &kubernetes::View) -> Kubernetes {
+    let link = cluster.link.borrow().clone();
+    let (state, since) = match link.state {
+        LinkState::Connecting { since } => ("connecting", since),
+        LinkState::Connected { since } => ("connected", since),
+        LinkState::Away { since } => ("disconnected", since),
+    };
+    Kubernetes {
+        address: link.address,
+        state: state.to_owned(),
+        since_s: since.elapsed().unwrap_or_default().as_secs(),
+        error: link.last_error.filter(|_| state != "connected").map(|(_, error)| error),
+        plugin: cluster.standing.as_ref().map(|standing| match &*standing.borrow() {
+            Standing::Chained(file) => format!("in {file}"),
+            Standing::Waiting(reason) => format!("NOT INSTALLED, waiting: {reason}"),
+            Standing::Failed(error) => format!("NOT INSTALLED: {error}"),
+        }),
+        repairs: cluster.installer.as_ref().map(Installer::repairs),
+        outside: others(cluster, |what| matches!(what, What::Outside(_))),
+        troubled: others(cluster, |what| !matches!(what, What::Outside(_))),
+    }
+}
+
+fn others(cluster: &kubernetes::View, which: impl Fn(&What) -> bool) -> Vec<Outside> {
+    let remarks = Arc::clone(&cluster.remarks.borrow());
+    let outside = |remark: &Remark| Outside {
+        namespace: remark.namespace.clone(),
+        name: remark.name.clone(),
+        reason: remark.what.to_string(),
+    };
+    remarks.iter().filter(|remark| which(&remark.what)).map(outside).collect()
 }
 
 async fn connections(view: &View) -> Connections {

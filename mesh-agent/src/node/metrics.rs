@@ -4,6 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use super::View;
 use crate::identity::revocation::Tally;
+use crate::kubernetes::LinkState;
 use crate::pods::driver::PodState;
 use crate::telemetry::metrics::{Kind, Metrics, Samples};
 use crate::telemetry::reporter::Reporter;
@@ -40,8 +41,26 @@ pub(super) fn register(metrics: &Metrics, view: &View) {
         add(Kind::Counter, "istio_xds_message_bytes", "Bytes of istiod's responses, by type", xds_bytes);
         add(Kind::Gauge, "mesh_xds_connected", "1 while there is a stream to istiod", xds_connected);
     }
+    if view.kubernetes.is_some() {
+        let connected = "1 while the API server tells of pods and namespaces";
+        add(Kind::Gauge, "mesh_kubernetes_connected", connected, kubernetes_connected);
+        let help = "Times that the plugin or the network's configuration was put right";
+        add(Kind::Counter, "mesh_cni_repairs", help, repairs);
+    }
     add(Kind::Gauge, "mesh_config_rejected", "1 while the last edit of the file is refused", rejected);
     add(Kind::Counter, "mesh_log_lines_dropped", "Log lines lost because their reader was too slow", dropped);
+}
+
+fn kubernetes_connected(view: &View, out: &mut Samples) {
+    if let Some(cluster) = &view.kubernetes {
+        out.add(&[], f64::from(matches!(cluster.link.borrow().state, LinkState::Connected { .. })));
+    }
+}
+
+fn repairs(view: &View, out: &mut Samples) {
+    if let Some(installer) = view.kubernetes.as_ref().and_then(|cluster| cluster.installer.as_ref()) {
+        out.add(&[], installer.repairs() as f64);
+    }
 }
 
 fn active(view: &View, out: &mut Samples) {

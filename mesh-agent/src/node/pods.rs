@@ -1,4 +1,4 @@
-//! Where the pods to serve come from: the file, or a CNI agent.
+//! Where the pods to serve come from: the file, Kubernetes, or a CNI agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Feeds, mark_when_enrolled};
+use super::Feeds;
+use super::kubernetes::Cluster;
 use crate::admin::ready::{Gate, Ready};
 use crate::file::schema::Node;
 use crate::identity::Certs;
 use crate::model::pod::PodStatus;
 use crate::model::{PodSpec, World};
 use crate::pods::driver::Retry;
+use crate::sys::memory;
 use crate::task::Tasks;
 use crate::zds::{Client, Pods};
 
@@ -20,9 +22,13 @@ use crate::zds::{Client, Pods};
 /// 10.4).
 pub(super) const RETRY: Retry = Retry { first: Duration::from_secs(5), cap: Duration::from_secs(5) };
 
+/// When the first certificates have come, the start is over.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// What a source of pods works with.
-#[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
+    /// Kubernetes, if the pods come from there.
+    pub(super) cluster: Option<Cluster>,
     pub(super) feeds: &'a Feeds,
     pub(super) certs: &'a Certs,
     pub(super) ready: &'a Ready,
@@ -39,6 +45,11 @@ impl Source<'_> {
         statuses: watch::Receiver<Vec<PodStatus>>,
         stop: &CancellationToken,
     ) -> Pods {
+        if let Some(cluster) = self.cluster {
+            let desired = cluster.open(gate, statuses, self.tasks);
+            self.tasks.spawn(keep_certificates(desired.clone(), self.feeds.worlds.subscribe(), self.certs.clone()));
+            return desired;
+        }
         let Some(cni) = &node.zds else {
             let desired = self.feeds.pods.subscribe();
             if node.xds.is_some() {
@@ -58,6 +69,23 @@ impl Source<'_> {
         self.tasks.spawn(keep_certificates(desired.clone(), self.feeds.worlds.subscribe(), self.certs.clone()));
         desired
     }
+}
+
+/// Ready once every pod of the first configuration is enrolled.
+async fn mark_when_enrolled(gate: Gate, mut pods: watch::Receiver<Vec<PodStatus>>, wanted: Arc<Vec<Arc<PodSpec>>>) {
+    let all = |pods: &Vec<PodStatus>| {
+        wanted.iter().all(|spec| pods.iter().any(|pod| pod.spec.uid == spec.uid && pod.state.is_captured()))
+    };
+    if pods.wait_for(all).await.is_ok() {
+        mark(gate).await;
+    }
+}
+
+/// The start is over soon after the node is ready, when the first certificates have come.
+pub(super) async fn mark(gate: Gate) {
+    gate.mark();
+    tokio::time::sleep(SETTLED).await;
+    memory::release_code();
 }
 
 /// Has certificates for those workloads that are pods of this node, and for no others.

@@ -50,11 +50,16 @@ impl Image {
 
     /// A program of this machine with the libraries that it is linked with, all at their own paths.
     pub fn program(self, path: &str) -> Result<Self> {
-        let output = Command::new("ldd").arg(path).output().context("ldd")?;
+        Ok(self.libraries(Path::new(path))?.file(path, Path::new(path)))
+    }
+
+    /// The libraries that a program is linked with, at their own paths.
+    pub fn libraries(self, program: &Path) -> Result<Self> {
+        let output = Command::new("ldd").arg(program).output().context("ldd")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "{path} is not linked with libraries: {text}");
+        ensure!(output.status.success(), "{} is not linked with libraries: {text}", program.display());
         let libraries = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-        Ok(libraries.chain([path]).fold(self, |image, file| image.file(file, Path::new(file))))
+        Ok(libraries.fold(self, |image, file| image.file(file, Path::new(file))))
     }
 
     /// A symbolic link at `path`.

@@ -20,7 +20,13 @@ use crate::kube::api::Api;
 use crate::namespace::Namespace;
 use crate::sweep::Claim;
 use crate::topology::node_addresses;
+use crate::wire::Wire;
+use crate::wiring;
 
+/// Where Services are.
+const SERVICES: [(&str, &str); 2] = [("-4", "10.48.0.0/14"), ("-6", "fd00:50::/112")];
+/// Its interface on the fabric.
+const LINK: &str = "eth0";
 const START: Duration = Duration::from_secs(30);
 /// Where Debian has the CNI plugins.
 const PLUGINS: &str = "/usr/lib/cni";
@@ -100,6 +106,12 @@ impl Node {
         &self.home
     }
 
+    /// Captures what crosses its link to the fabric.
+    pub fn watch_wire(&self) -> Result<Wire> {
+        let (beyond, _) = node_addresses(wiring::KUBE);
+        Wire::watch(&self.home, LINK, beyond.into())
+    }
+
     /// What runs on it now. After [`Node::kill`] there is nothing.
     pub fn running(&self) -> Result<Arc<Running>> {
         self.lock().clone().with_context(|| format!("node {} is down", self.name))
@@ -138,6 +150,10 @@ impl Node {
     pub fn boot(&self) -> Result<()> {
         cgroup::make(&self.group)?;
         self.home.set_sysctls(&BRIDGED)?;
+        for (family, services) in SERVICES {
+            // kube-proxy rewrites what has a route; a machine has a default route.
+            self.home.output("ip", [family, "route", "replace", services, "dev", LINK])?;
+        }
         let log = self.directory.join("first.log");
         let machine = Machine::start(&self.home, &self.name, (&self.disk, &self.programs), &log)?;
         machine.write("/etc/containerd/config.toml", &files::containerd())?;

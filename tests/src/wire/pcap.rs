@@ -8,6 +8,8 @@ use super::Packet;
 
 /// TCP's SYN flag.
 pub(super) const SYN: u8 = 0x02;
+/// TCP's ACK flag.
+pub(super) const ACK: u8 = 0x10;
 /// tcpdump writes numbers in the machine's own order, and this one first.
 const MAGIC: u32 = 0xa1b2_c3d4;
 const FILE_HEADER: usize = 24;

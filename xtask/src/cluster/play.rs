@@ -12,13 +12,23 @@ use mesh_e2e::cluster::{Cluster, Image, Inside, Settings};
 use mesh_e2e::sweep;
 use serde::{Deserialize, Serialize};
 
-use super::{Import, build};
-use crate::lab::keeper;
+use super::{Import, Up, build};
+use crate::lab::{agent, keeper};
 use crate::step::{say, timed};
 
 const NAME: &str = "meshcluster";
 /// How long the keeper may take to remove it all.
 const END: Duration = Duration::from_secs(40);
+
+/// What can be tried with the mesh and the shop, as README.md tells it.
+const STORY: [&str; 6] = [
+    "",
+    "cargo xtask cluster kubectl label namespace shop istio.io/dataplane-mode=ambient",
+    "cargo xtask cluster kubectl -n shop exec deploy/frontend -c tools -- curl -sS http://payments/",
+    "cargo xtask cluster exec n1 curl -s --unix-socket /run/mesh-agent/admin.sock http://agent/status",
+    "cargo xtask cluster kubectl label namespace shop istio.io/dataplane-mode-",
+    "",
+];
 
 /// What is known of the cluster that is up.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,23 +71,30 @@ impl NodeState {
     }
 }
 
-pub(super) fn up(root: &Path) -> Result<()> {
+pub(super) fn up(root: &Path, &Up { mesh }: &Up) -> Result<()> {
     if State::read().is_ok() {
         bail!("{NAME} is up already; `cargo xtask cluster down` removes it");
     }
     mesh_e2e::require_root()?;
     build(root)?;
     let log = root.join("target/kube/cluster-keeper.log");
-    timed("API server, nodes, istiod", || keeper::start(root, &["cluster", "hold"], &log))?;
+    let agent = if mesh { Some(agent::build(root)?.display().to_string()) } else { None };
+    let mut hold = vec!["cluster", "hold"];
+    hold.extend(agent.iter().flat_map(|agent| ["--agent", agent]));
+    let title = if mesh { "API server, nodes, istiod, agents, a shop" } else { "API server, nodes, istiod" };
+    timed(title, || keeper::start(root, &hold, &log))?;
     let state = State::read()?;
     say(format_args!("export KUBECONFIG={}", state.kubeconfig.display()));
     say("cargo xtask cluster kubectl get nodes,pods -A");
+    if mesh {
+        STORY.iter().for_each(say);
+    }
     say("cargo xtask cluster down");
     Ok(())
 }
 
 /// The keeper of `cluster up`: SIGTERM ends it, and with it the cluster.
-pub(super) fn hold(root: &Path) -> Result<()> {
+pub(super) fn hold(root: &Path, agent: Option<&Path>) -> Result<()> {
     keeper::leave_terminal()?;
     let tools = root.join("target/kube");
     let cluster = Cluster::start(&Settings::new().named(NAME).tools(&tools))?;
@@ -91,6 +108,10 @@ pub(super) fn hold(root: &Path) -> Result<()> {
         kubeconfig: cluster.write_kubeconfig()?,
         nodes: cluster.nodes().iter().map(node).collect::<Result<_>>()?,
     };
+    if let Some(agent) = agent {
+        cluster.install_mesh(agent)?;
+        cluster.open_shop()?;
+    }
     fs::write(State::file(), serde_json::to_string_pretty(&state)?)?;
     keeper::report("")?;
     loop {

@@ -36,14 +36,30 @@ pub(crate) fn ensure(root: &Path) -> Result<PathBuf> {
     let flags = flags(&go)?;
     for (at, name) in (1..).zip(PROGRAMS) {
         let title = format!("{name} ({at} of {})", PROGRAMS.len());
-        let log = target.join(format!("{name}.log"));
         let module = if name == "coredns" { &names } else { &go };
-        module.build((&title, package(name)), &flags, (&tools.program(name), &log))?;
+        build((module, &flags), (&title, name), &target)?;
     }
     copy_definitions(&go, &tools.crds())?;
     tools.check()?;
     fs::write(stamp, current)?;
     Ok(target)
+}
+
+/// Builds one program of Kubernetes or Istio, for who needs no other. Gives its file.
+pub(crate) fn program(root: &Path, name: &str) -> Result<PathBuf> {
+    let target = root.join("target/kube");
+    let program = Tools::at(target.clone()).program(name);
+    if !program.is_file() {
+        let go = Go::find(&root.join("tests/go"))?;
+        fs::create_dir_all(program.parent().context("a folder")?)?;
+        build((&go, &flags(&go)?), (name, name), &target)?;
+    }
+    Ok(program)
+}
+
+fn build((module, flags): (&Go, &str), (title, name): (&str, &str), target: &Path) -> Result<()> {
+    let (program, log) = (Tools::at(target.to_owned()).program(name), target.join(format!("{name}.log")));
+    module.build((title, package(name)), flags, (&program, &log))
 }
 
 fn package(program: &str) -> String {
