@@ -150,7 +150,7 @@ fn unlabelled(cluster: &Cluster) -> Result<()> {
     let client = pair(0).0;
     let host = "${SERVER_0_SERVICE_HOST}";
     let open = format!(
-        "mkfifo /tmp/on; (nc {host} {IDLE} < /tmp/on > /tmp/heard &) ; (sleep 600 > /tmp/on &); echo one > /tmp/on"
+        "mkfifo /tmp/on; (nc {host} {IDLE} < /tmp/on > /tmp/heard 2>&1 &); (sleep 600 > /tmp/on < /dev/null 2>&1 &); echo one > /tmp/on"
     );
     exec(cluster, (NAMESPACE, &client), "idle", &["sh", "-c", &open])?;
     thread::sleep(WHILE);
