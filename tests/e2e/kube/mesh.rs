@@ -114,7 +114,7 @@ fn traceless(cluster: &Cluster, pod: &str) -> Result<()> {
 /// Everything is as it was before the mesh was installed: the network's files, the pins, the run directory.
 pub(super) fn uninstalled(cluster: &Cluster) -> Result<()> {
     let state = |node: &str| {
-        let script = "cd /etc/cni/net.d && head -c 100000 *; ls /opt/cni/bin; ls -A /sys/fs/bpf; ls -d /run/mesh-agent 2>/dev/null; true";
+        let script = "cd /etc/cni/net.d && head -c 100000 *; ls /opt/cni/bin; ls -A /sys/fs/bpf; ls -A /run/mesh-agent 2>/dev/null; true";
         cluster.node(node).output("sh", ["-c", script])
     };
     let nodes = ["n1", "n2"];
