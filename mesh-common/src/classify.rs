@@ -6,7 +6,7 @@
 //! is asked of name servers is the exception: without an agent it goes its way.
 
 use crate::abi::{HBONE_PORT, NAME_SERVER_PORT, PLAINTEXT_PORT};
-use crate::maps::{Address, FlowKey, MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+use crate::maps::{Address, FlowKey, MAX_NODE_ADDRESSES, Phase, PodConfig};
 
 /// TCP header flags.
 pub const SYN: u8 = 0x02;
@@ -147,16 +147,7 @@ pub fn ingress(config: &PodConfig, flow: &Flow) -> Ingress {
 /// Whether a packet between a node address and this port of the pod belongs to a kubelet probe.
 #[inline(always)]
 fn is_probe(config: &PodConfig, node: &Address, port: u16) -> bool {
-    if config.probe_count == 0 {
-        return false;
-    }
-    let mut declared = false;
-    let mut i = 0;
-    while i < MAX_PROBE_PORTS {
-        declared |= (i as u32) < config.probe_count && config.probe_ports[i] == port;
-        i += 1;
-    }
-    if !declared {
+    if !config.probe_ports.contains(port) {
         return false;
     }
     let mut known = false;

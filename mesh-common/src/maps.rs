@@ -11,8 +11,7 @@ pub mod names {
     pub const FACTS: &str = "facts";
 }
 
-/// Most probe ports and node addresses that a pod's configuration holds.
-pub const MAX_PROBE_PORTS: usize = 16;
+/// Most node addresses that a pod's configuration holds.
 pub const MAX_NODE_ADDRESSES: usize = 8;
 
 /// An address as 16 bytes; IPv4 in its v4-mapped form.
@@ -36,6 +35,38 @@ pub enum Phase {
     Draining = 2,
 }
 
+/// A set of ports, one bit for each: a look into it is one load, whatever a pod declares.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Ports([u64; Self::WORDS]);
+
+impl Ports {
+    const WORDS: usize = (u16::MAX as usize + 1) / u64::BITS as usize;
+    pub const NONE: Self = Self([0; Self::WORDS]);
+
+    #[inline(always)]
+    pub const fn contains(&self, port: u16) -> bool {
+        let (word, bit) = Self::place(port);
+        self.0[word] & bit != 0
+    }
+
+    pub const fn insert(&mut self, port: u16) {
+        let (word, bit) = Self::place(port);
+        self.0[word] |= bit;
+    }
+
+    #[inline(always)]
+    const fn place(port: u16) -> (usize, u64) {
+        (port as usize / u64::BITS as usize, 1 << (port as u32 % u64::BITS))
+    }
+}
+
+impl core::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_set().entries((0..=u16::MAX).filter(|port| self.contains(*port))).finish()
+    }
+}
+
 /// The one entry of the `config` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +77,12 @@ pub struct PodConfig {
     pub fail_open: u32,
     /// Interface index of `lo` in the pod's namespace.
     pub lo: u32,
-    pub probe_count: u32,
     pub node_count: u32,
     /// 1: what the pod asks name servers is captured; 0: it goes its way.
     pub dns: u32,
-    /// Host byte order.
-    pub probe_ports: [u16; MAX_PROBE_PORTS],
+    pub reserved: u32,
     pub node_addresses: [Address; MAX_NODE_ADDRESSES],
+    pub probe_ports: Ports,
 }
 
 impl PodConfig {
@@ -60,11 +90,11 @@ impl PodConfig {
         phase: Phase::Learning as u32,
         fail_open: 0,
         lo: 1,
-        probe_count: 0,
         node_count: 0,
         dns: 0,
-        probe_ports: [0; MAX_PROBE_PORTS],
+        reserved: 0,
         node_addresses: [[0; 16]; MAX_NODE_ADDRESSES],
+        probe_ports: Ports::NONE,
     };
 }
 
@@ -182,7 +212,7 @@ impl Counter {
     ];
 }
 
-const _: () = assert!(size_of::<PodConfig>() == 24 + 32 + 128);
+const _: () = assert!(size_of::<PodConfig>() == 24 + 128 + 8192);
 const _: () = assert!(size_of::<FlowKey>() == 36);
 const _: () = assert!(size_of::<FactsKey>() == 48);
 const _: () = assert!(size_of::<ConnFacts>() == 32);
@@ -204,7 +234,17 @@ mod plain {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counter, ListenerIndex, mapped};
+    use super::{Counter, ListenerIndex, Ports, mapped};
+
+    #[test]
+    fn a_port_is_in_the_set_that_it_was_put_into() {
+        let mut ports = Ports::NONE;
+        let some = [0, 1, 63, 64, 80, 8080, 15008, u16::MAX];
+        some.iter().for_each(|port| ports.insert(*port));
+        for port in 0..=u16::MAX {
+            assert_eq!(ports.contains(port), some.contains(&port), "{port}");
+        }
+    }
 
     #[test]
     fn counters_are_where_their_index_says_and_have_names_of_their_own() {

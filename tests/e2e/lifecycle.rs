@@ -37,6 +37,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::fresh("withdrawn_on_shutdown", traceless::withdrawing, traceless::withdrawn),
     Case::fresh("withdrawn_on_shutdown_clsact", traceless::withdrawing_clsact, traceless::withdrawn),
     Case::fresh("open_connections_end_in_peace", draining::patient, draining::in_peace),
+    Case::fresh("a_leaving_pod_comes_back", draining::unhurried, draining::comes_back),
     Case::fresh("trap_25_pods_are_counted", draining::patient, draining::trap_25_pods_are_counted),
     Case::fresh("stubborn_connections_are_cut", draining::patient, draining::cut),
     Case::fresh("a_leaving_pod_holds_up_nobody", draining::patient, draining::nobody_waits),

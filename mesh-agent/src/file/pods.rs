@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_common::maps::MAX_PROBE_PORTS;
 use serde_saphyr::Spanned;
 
 use super::schema::{self, NodeFile};
@@ -124,13 +123,6 @@ pub(super) fn pods(file: &NodeFile, drafts: &mut BTreeMap<Name, Draft>, findings
             None => described_here(file, spanned, drafts, findings),
         };
         let Some(Described { uid, service_account, addresses }) = described else { continue };
-        if pod.probe_ports.len() > MAX_PROBE_PORTS {
-            let count = pod.probe_ports.len();
-            findings.mistake(
-                spanned,
-                format!("pod {name} has {count} probe ports, at most {MAX_PROBE_PORTS} are possible"),
-            );
-        }
         all.push(Arc::new(PodSpec {
             uid,
             name: pod.name.clone(),

@@ -173,7 +173,7 @@ impl Kernel {
             Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?, before),
         };
-        loaded.configure(&config(programs, phase, self.captured(programs))?)?;
+        loaded.configure(&config(programs, phase, self.captured(programs)))?;
         if let Some(first) = listeners.first() {
             loaded.listen_with(&indexed(first))?;
         }
@@ -187,7 +187,7 @@ impl Kernel {
             let older = namespace::older_flows().map_err(system("listing open connections"))?;
             loaded.leave_alone(&older)?;
         }
-        loaded.configure(&config(programs, Phase::Strict, self.captured(programs))?)?;
+        loaded.configure(&config(programs, Phase::Strict, self.captured(programs)))?;
         Ok(loaded.origin)
     }
 }
@@ -237,7 +237,7 @@ impl Capture for Kernel {
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
         let programs = Pod::of(spec)?.programs;
         self.note(spec, programs).map_err(system("noting the pod's change"))?;
-        let config = config(programs, Phase::Strict, self.captured(programs))?;
+        let config = config(programs, Phase::Strict, self.captured(programs));
         Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
     }
 

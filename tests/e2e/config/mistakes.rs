@@ -110,12 +110,6 @@ const VALUES: &[Row] = &[
     ("a word for a port", Then("services:\n- {name: s, ports: [{port: http}]}\n"), Some(11), "http"),
     ("probe port 0", Then("pods:\n- {name: web, netns: /n, probe_ports: [0]}\n"), Some(11), "port"),
     (
-        "17 probe ports",
-        Then("pods:\n- {name: web, netns: /n, probe_ports: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}\n"),
-        Some(11),
-        "17 probe ports",
-    ),
-    (
         "port of a policy",
         Then("authorization_policies:\n- name: p\n  rules: [{to: [{operation: {ports: ['http']}}]}]\n"),
         Some(11),

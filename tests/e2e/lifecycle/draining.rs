@@ -23,6 +23,11 @@ pub(super) fn patient() -> Topology {
         .node_setting("drain", "3s")
 }
 
+/// More time than anything takes.
+pub(super) fn unhurried() -> Topology {
+    patient().node_setting("drain", "60s")
+}
+
 /// Several pods with connections on an agent that takes everything along.
 pub(super) fn crowded() -> Topology {
     let pods = ["a", "b", "c", "d"].iter().map(|name| Pod::new(name, "n1"));
@@ -67,6 +72,34 @@ pub(super) fn in_peace(lab: &mut Lab) -> Result<()> {
         lab.publish(|world| *world = before)?;
     }
     Ok(())
+}
+
+/// A pod that comes back while its connections end is captured at once. Those of before go on inside the mesh, those of the
+/// time between beside it, and new ones inside.
+pub(super) fn comes_back(lab: &mut Lab) -> Result<()> {
+    let to = lab.pod("server").at4(80);
+    let _echo = lab.pod("server").echo(80)?;
+    let before = lab.world().clone();
+    let inside = open(lab.pod("client"), to)?;
+    lab.write(leave(&["client"]))?;
+    wait_for(lab, "n1", "client", Some("retiring"))?;
+    let beside = open(lab.pod("client"), to)?;
+    lab.write(|world| *world = before)?;
+    wait_for(lab, "n1", "client", Some("captured (taken over)"))?;
+    let wire = lab.wire("n1")?;
+    says(&inside, "from before").context("the connection of before")?;
+    says(&beside, "from between").context("the connection of the time between")?;
+    let anew = open(lab.pod("client"), to)?;
+    says(&anew, "from now on")?;
+    let seen = wire.finish()?;
+    ensure!(seen.showing("from between").count() > 0, "what was opened beside the mesh is inside it now");
+    for text in ["from before", "from now on"] {
+        ensure!(seen.showing(text).count() == 0, "{text:?} went to the wire in plaintext");
+    }
+    drop((inside, beside));
+    std::thread::sleep(SLACK);
+    wait_for(lab, "n1", "client", Some("captured (taken over)"))?;
+    alive(&anew).context("the end of the old ones is none of the new ones'")
 }
 
 /// The metrics about pods have Istio's prefix for them, which is not that of the others.

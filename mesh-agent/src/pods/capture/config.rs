@@ -1,8 +1,8 @@
 //! What a pod's programs are told of it.
 
-use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS, Phase, PodConfig};
+use mesh_common::maps::{MAX_NODE_ADDRESSES, Phase, PodConfig};
 
-use super::{Before, CaptureError, Names};
+use super::{Before, Names};
 use crate::bpf::facts::address;
 use crate::model::{Programs, WhenDown};
 
@@ -16,22 +16,16 @@ pub(super) fn phase_of(config: &PodConfig, before: Before) -> Phase {
     if unlisted { Phase::Learning } else { Phase::Strict }
 }
 
-pub(super) fn config(programs: &Programs, phase: Phase, names: Names) -> Result<PodConfig, CaptureError> {
+pub(super) fn config(programs: &Programs, phase: Phase, names: Names) -> PodConfig {
     let dns = u32::from(names == Names::Captured);
     let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, dns, ..PodConfig::EMPTY };
-    if programs.probe_ports.len() > MAX_PROBE_PORTS {
-        return Err(CaptureError::TooManyProbes(programs.probe_ports.len()));
-    }
     config.fail_open = u32::from(programs.when_down == WhenDown::Pass);
-    for (slot, port) in config.probe_ports.iter_mut().zip(&programs.probe_ports) {
-        *slot = *port;
-        config.probe_count += 1;
-    }
+    programs.probe_ports.iter().for_each(|port| config.probe_ports.insert(*port));
     for (slot, ip) in config.node_addresses.iter_mut().zip(programs.node_addresses.iter().take(MAX_NODE_ADDRESSES)) {
         *slot = address(*ip);
         config.node_count += 1;
     }
-    Ok(config)
+    config
 }
 
 #[cfg(test)]

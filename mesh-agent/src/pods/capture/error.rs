@@ -3,8 +3,6 @@
 use std::io;
 use std::net::IpAddr;
 
-use mesh_common::maps::MAX_PROBE_PORTS;
-
 use crate::bpf::BpfError;
 use crate::model::PodNetns;
 
@@ -27,8 +25,6 @@ pub enum CaptureError {
     Listen { port: u16, cause: io::Error },
     #[error("{what}: {cause}")]
     System { what: &'static str, cause: io::Error },
-    #[error("{0} probe ports are declared, at most {MAX_PROBE_PORTS} are possible")]
-    TooManyProbes(usize),
     #[error("the pod is redirected by somebody else's rules, and this agent captures pods by its own programs")]
     Redirected,
     #[error("the pod is to be captured by programs, and this agent serves pods that somebody else's rules redirect")]

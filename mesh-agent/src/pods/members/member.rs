@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_common::maps::{MAX_NODE_ADDRESSES, MAX_PROBE_PORTS};
+use mesh_common::maps::MAX_NODE_ADDRESSES;
 use tokio::time::Instant;
 
 use super::Plugin;
@@ -300,7 +300,7 @@ fn spec(pod: &Pod, site: &Site, probers: &Probers) -> PodSpec {
         interface,
         node_addresses: probers.of(addresses),
         addresses: addresses.clone(),
-        probe_ports: pod.probe_ports.iter().copied().take(MAX_PROBE_PORTS).collect(),
+        probe_ports: pod.probe_ports.clone(),
         names: pod.names,
         ..Programs::default()
     };

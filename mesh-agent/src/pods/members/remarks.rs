@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use mesh_common::maps::MAX_PROBE_PORTS;
-
 use super::member::{Known, Member};
 use crate::kubernetes::{Outside, Standing};
 
@@ -23,8 +21,6 @@ pub enum What {
     Sought(String),
     /// The annotation that tells istiod of the capture is not as it should be.
     Unmarked(String),
-    /// So many are declared.
-    TooManyProbes(usize),
 }
 
 impl fmt::Display for What {
@@ -33,10 +29,6 @@ impl fmt::Display for What {
             Self::Outside(reason) => reason.fmt(f),
             Self::Sought(reason) => write!(f, "its network namespace is looked for: {reason}"),
             Self::Unmarked(error) => write!(f, "its annotation could not be written: {error}"),
-            Self::TooManyProbes(count) => write!(
-                f,
-                "{count} ports are probed, and those after the first {MAX_PROBE_PORTS} are answered by the mesh, which may deny it"
-            ),
         }
     }
 }
@@ -53,10 +45,6 @@ pub(super) fn of(member: &Member) -> Vec<Remark> {
         all.push(What::Sought(member.lost.clone().unwrap_or_else(|| none.to_owned())));
     }
     all.extend(member.marking.error.clone().map(What::Unmarked));
-    let probes = member.pod.probe_ports.len();
-    if member.spec.is_some() && probes > MAX_PROBE_PORTS {
-        all.push(What::TooManyProbes(probes));
-    }
     let (namespace, name) = (&member.pod.namespace, &member.pod.name);
     all.into_iter().map(|what| Remark { namespace: namespace.clone(), name: name.clone(), what }).collect()
 }

@@ -358,16 +358,3 @@ fn without_a_plugin_all_namespaces_are_looked_at_now_and_then() {
     node.found("a", Ok(place(&b)));
     assert_eq!(node.wanted(), [("a".to_owned(), b)]);
 }
-
-#[test]
-fn too_many_probes_are_said() {
-    let [a] = namespaces();
-    let mut node = Node::new();
-    let count = mesh_common::maps::MAX_PROBE_PORTS + 3;
-    let probe_ports = (1..=u16::try_from(count).unwrap()).collect();
-    node.picture(&[Pod { probe_ports, ..pod("a", MEMBER) }]);
-    node.found("a", Ok(place(&a)));
-    let Captured::ByPrograms(programs) = &node.members.wanted()[0].captured else { panic!("by programs") };
-    assert_eq!(programs.probe_ports.len(), mesh_common::maps::MAX_PROBE_PORTS);
-    assert_eq!(node.members.remarks()[0].what, What::TooManyProbes(count));
-}
