@@ -19,6 +19,10 @@ use crate::sys::{caps, kernel, mounts, signal};
 use crate::task::Tasks;
 use crate::telemetry::log::Log;
 
+/// What the agent has in the BPF file system, and in its run directory.
+const OWN_PINS: &str = "mesh-agent";
+const RECORDS: &str = "pods";
+
 /// What remains to be done when all is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
@@ -74,6 +78,11 @@ async fn undo(node: &Node) -> anyhow::Result<Vec<String>> {
 
 /// Restores every namespace of which there is a record.
 fn release(node: &Node) -> anyhow::Result<()> {
+    let own = node.bpf_fs.join(OWN_PINS);
+    // Looking would make the folders anew, and a container that only stays is killed at any time.
+    if !own.exists() && !node.run_dir.join(RECORDS).exists() {
+        return Ok(());
+    }
     mounts::writable_sysctls().context("making /proc/sys writable")?;
     let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
     let kernel = Kernel::new(pins.clone(), &node.run_dir, Mechanism::detect(), Logging::Off, None)?;
@@ -87,7 +96,7 @@ fn release(node: &Node) -> anyhow::Result<()> {
     }
     pins.remove_if_empty();
     // Several nodes may have one such file system, in labs.
-    fs::remove_dir(node.bpf_fs.join("mesh-agent")).ok();
+    fs::remove_dir(own).ok();
     ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
@@ -98,6 +107,6 @@ fn clear(run_dir: &Path) {
         fs::remove_file(run_dir.join(socket)).ok();
     }
     // rmdir fails on what is not empty, and that is the point.
-    fs::remove_dir(run_dir.join("pods")).ok();
+    fs::remove_dir(run_dir.join(RECORDS)).ok();
     fs::remove_dir(run_dir).ok();
 }
