@@ -8,7 +8,7 @@ use mesh_e2e::cluster::{Cluster, mesh, shop};
 use mesh_e2e::eventually;
 use serde_json::Value;
 
-use super::support::{SOON, names, pods, wait_ready, with_mesh};
+use super::support::{SOON, START, names, pods, wait_ready, with_mesh};
 use crate::runner::say;
 
 /// How long the API server is away in the case that every run has; five minutes have a case of their own.
@@ -24,7 +24,8 @@ fn with_shop(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()>
     captured(cluster)?;
     eventually(SOON, || order(cluster))?;
     work()?;
-    cluster.kubectl().delete(&shop::objects().to_string())
+    // Controllers that were without an API server take their time to come back.
+    eventually(START, || cluster.kubectl().delete(&shop::objects().to_string()))
 }
 
 fn captured(cluster: &Cluster) -> Result<()> {
