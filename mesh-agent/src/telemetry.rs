@@ -5,6 +5,7 @@
 //! Deliberately absent: what is worth saying (that is decided where it happens) and serving pages (`admin` does).
 
 pub mod announced;
+pub mod causes;
 pub mod dns;
 pub mod format;
 pub mod log;

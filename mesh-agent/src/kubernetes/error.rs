@@ -13,6 +13,7 @@ use rustls::CertificateError;
 use super::Settings;
 use super::connect::LIMIT;
 use super::connector::Unconnected;
+use crate::telemetry::causes::with_sources;
 
 /// As much of a server's message as is told, in bytes.
 const MESSAGE: usize = 400;
@@ -93,7 +94,7 @@ impl ApiError {
             },
             kube::Error::HyperError(error) => Self::broken(&error),
             kube::Error::ReadEvents(error) => Self::broken(&error),
-            other => Self::Answer(with_sources(&other)),
+            other => Self::Answer(whole(&other)),
         }
     }
 
@@ -144,12 +145,8 @@ impl ApiError {
                 cause: cause.to_string(),
                 hint: certificate(cause).map_or("", of_certificate),
             },
-            Some(cause) => {
-                Self::Unreachable { address: address(), cause: with_sources(cause), hint: of_connection(cause) }
-            }
-            None if error.is_connect() => {
-                Self::Unreachable { address: address(), cause: with_sources(error), hint: "" }
-            }
+            Some(cause) => Self::Unreachable { address: address(), cause: whole(cause), hint: of_connection(cause) },
+            None if error.is_connect() => Self::Unreachable { address: address(), cause: whole(error), hint: "" },
             None => Self::broken(error),
         }
     }
@@ -209,7 +206,7 @@ fn of_connection(error: &Unconnected) -> &'static str {
     if let Unconnected::Tls(_) = error {
         return "; maybe that port speaks no TLS 1.3";
     }
-    if with_sources(error).contains("dns error") {
+    if whole(error).contains("dns error") {
         return "; a pod that uses the node's own network looks names up as the node does, unless its dnsPolicy is \
                 ClusterFirstWithHostNet";
     }
@@ -220,18 +217,9 @@ fn of_connection(error: &Unconnected) -> &'static str {
     }
 }
 
-/// An error with the texts of its sources that are not in it already.
-fn with_sources(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let own = cause.to_string();
-        if !text.contains(&own) {
-            text = format!("{text}: {own}");
-        }
-        source = cause.source();
-    }
-    cut(&text)
+/// All that an error says, as far as a reader wants it.
+fn whole(error: &dyn Error) -> String {
+    cut(&with_sources(error.to_string(), error))
 }
 
 /// At most [`MESSAGE`] bytes, whole characters.

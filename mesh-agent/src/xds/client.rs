@@ -14,7 +14,7 @@ use tonic::{Code, Status as GrpcStatus};
 
 use super::backoff::Backoff;
 use super::config::{BadConfig, Config};
-use super::connect::{self, ConnectError, with_sources};
+use super::connect::{self, ConnectError};
 use super::demand::{Demand, Question, Waiting};
 use super::kind::PerKind;
 use super::nack;
@@ -23,6 +23,7 @@ use super::session::{Received, Session};
 use super::status::{Counters, KindStatus, Link, Refusal, Status, Termination};
 use crate::proto::discovery::DeltaDiscoveryResponse;
 use crate::sys::thread::nicely;
+use crate::telemetry::causes::with_sources;
 
 /// How long the first response of a stream may take. An istiod that starts, or pushes to many, is slow; one that never
 /// answers, behind something that does, must not be waited for in vain.

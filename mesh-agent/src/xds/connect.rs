@@ -26,6 +26,7 @@ use tonic_prost::ProstEncoder;
 use super::config::{Config, Security};
 use super::frames::Messages;
 use crate::proto::discovery::DeltaDiscoveryRequest;
+use crate::telemetry::causes::with_sources;
 
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// For TCP, for TLS, and for all of it with the look-up of the name.
@@ -168,19 +169,6 @@ impl Incoming {
             }
         }
     }
-}
-
-/// tonic's errors say what went wrong only in their sources. Adds to `text` those that are not in it already.
-pub(super) fn with_sources(mut text: String, error: &dyn Error) -> String {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let own = cause.to_string();
-        if !text.contains(&own) {
-            text = format!("{text}: {own}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The likely cause, where the error does not name it.
