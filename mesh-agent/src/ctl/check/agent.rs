@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use super::super::client::CtlError;
 use super::super::text::seconds;
 use super::finding::{Level, Report, some};
-use crate::admin::documents::{Certificate, Istiod, Pod, Status};
+use crate::admin::documents::{Certificate, Pod, Status};
 
 /// A certificate that ends so soon, in seconds, is to have a renewal before that.
 const SOON: i64 = 600;
@@ -30,32 +28,13 @@ pub(super) enum State {
     Gone(String),
     /// Somebody may be there, and cannot be understood or reached, in words.
     Unclear(String),
-    Answers(Box<Answer>),
-}
-
-/// What `/status` says, and of it the part that only a node of Kubernetes has.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Answer {
-    #[serde(flatten)]
-    pub(super) status: Status,
-    #[serde(default)]
-    pub(super) kubernetes: Option<Link>,
-}
-
-/// How a connection to those who tell the agent what to do is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Link {
-    pub(super) address: String,
-    /// `connecting`, `connected`, `disconnected`.
-    pub(super) state: String,
-    #[serde(default)]
-    pub(super) error: Option<String>,
+    Answers(Box<Status>),
 }
 
 impl Agent {
-    pub(super) fn from_answer(socket: PathBuf, answer: Result<Answer, CtlError>) -> Self {
+    pub(super) fn from_answer(socket: PathBuf, answer: Result<Status, CtlError>) -> Self {
         let state = match answer {
-            Ok(answer) => State::Answers(Box::new(answer)),
+            Ok(status) => State::Answers(Box::new(status)),
             Err(error @ CtlError::NoSocket { .. }) => State::Absent(error.to_string()),
             Err(error @ CtlError::Gone(_)) => State::Gone(error.to_string()),
             Err(error) => State::Unclear(error.to_string()),
@@ -72,20 +51,20 @@ impl Agent {
         matches!(self.state, State::Answers(_) | State::Unclear(_))
     }
 
-    fn answer(&self) -> Option<&Answer> {
+    fn status(&self) -> Option<&Status> {
         match &self.state {
-            State::Answers(answer) => Some(answer),
+            State::Answers(status) => Some(status),
             State::Absent(_) | State::Gone(_) | State::Unclear(_) => None,
         }
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
-        self.answer().map(|answer| answer.status.pid)
+        self.status().map(|status| status.pid)
     }
 
     /// The pods that it serves or should serve.
     pub(super) fn pods(&self) -> &[Pod] {
-        self.answer().map(|answer| &answer.status.pods[..]).unwrap_or_default()
+        self.status().map(|status| &status.pods[..]).unwrap_or_default()
     }
 }
 
@@ -106,11 +85,11 @@ pub(super) fn judge(agent: &Agent, pinned: &[String], report: &mut Report) {
             "start the agent, and see in its log, or that of its pod, why it ended",
         ),
         State::Unclear(told) => report.wrong(WHAT, told, "run the check as root, with the binary that the agent runs"),
-        State::Answers(answer) => judge_answer(answer, report),
+        State::Answers(status) => judge_answer(status, report),
     }
 }
 
-fn judge_answer(Answer { status, kubernetes }: &Answer, report: &mut Report) {
+fn judge_answer(status: &Status, report: &mut Report) {
     readiness(status, report);
     version(&status.version, env!("CARGO_PKG_VERSION"), report);
     if let Some(rejected) = &status.config.rejected {
@@ -121,15 +100,14 @@ fn judge_answer(Answer { status, kubernetes }: &Answer, report: &mut Report) {
         );
     }
     if let Some(istiod) = &status.istiod {
-        let Istiod { address, state, error, .. } = istiod.clone();
-        link("istiod", &Link { address, state, error }, report);
+        link("istiod", (&istiod.address, &istiod.state, istiod.error.as_deref()), report);
         if !istiod.rejected.is_empty() {
             let found = format!("{} resources cannot be used: {}", istiod.rejected.len(), some(&istiod.rejected));
             report.warning("istiod", found, "correct the objects that they are made from");
         }
     }
-    if let Some(kubernetes) = kubernetes {
-        link("Kubernetes", kubernetes, report);
+    if let Some(kubernetes) = &status.kubernetes {
+        link("Kubernetes", (&kubernetes.address, &kubernetes.state, kubernetes.error.as_deref()), report);
     }
     certificates(&status.certificates, report);
     pods(&status.pods, report);
@@ -157,13 +135,13 @@ fn version(agent: &str, own: &str, report: &mut Report) {
     report.warning("version", found, "check with the agent's own binary, or start the agent again if it was replaced");
 }
 
-fn link(what: &str, link: &Link, report: &mut Report) {
-    let Link { address, state, error } = link;
+/// How the connection to somebody who tells the agent what to do is doing: whose, in which state, and why.
+fn link(what: &str, (address, state, error): (&str, &str, Option<&str>), report: &mut Report) {
     let found = match error {
         Some(error) => format!("{state} {address}: {error}"),
         None => format!("{state} {address}"),
     };
-    match state.as_str() {
+    match state {
         "connected" => report.ok(what, found),
         "connecting" if error.is_none() => report.warning(what, found, "check again in some seconds"),
         _ => report.wrong(
@@ -227,8 +205,8 @@ fn pods(pods: &[Pod], report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Agent, Answer, Link, State, judge};
-    use crate::admin::documents::{Certificate, Config, Istiod, Pod, Rejected, Status};
+    use super::{Agent, State, judge};
+    use crate::admin::documents::{Certificate, Config, Istiod, Kubernetes, Pod, Rejected, Status};
     use crate::ctl::check::finding::{Finding, Group, Level, Report};
     use crate::ctl::client::CtlError;
 
@@ -256,13 +234,13 @@ mod tests {
         report.finish()
     }
 
-    fn bad(answer: Answer) -> Vec<(Level, String, String)> {
-        let all = findings(State::Answers(Box::new(answer)), &[]).into_iter().filter(|f| f.level != Level::Ok);
+    fn bad(status: Status) -> Vec<(Level, String, String)> {
+        let all = findings(State::Answers(Box::new(status)), &[]).into_iter().filter(|f| f.level != Level::Ok);
         all.inspect(|finding| assert!(finding.fix.is_some())).map(|f| (f.level, f.what, f.found)).collect()
     }
 
     fn one(status: Status, level: Level, what: &str, part: &str) {
-        let found = bad(Answer { status, kubernetes: None });
+        let found = bad(status);
         let [(its_level, its_what, text)] = &found[..] else { panic!("{what}: {found:?}") };
         assert_eq!((*its_level, its_what.as_str()), (level, what), "{text}");
         assert!(text.contains(part), "{text}");
@@ -270,10 +248,10 @@ mod tests {
 
     #[test]
     fn a_good_agent() {
-        assert_eq!(bad(Answer { status: good(), kubernetes: None }), []);
+        assert_eq!(bad(good()), []);
         let short =
             Certificate { state: "valid".into(), expires_s: Some(18), renews_s: Some(8), ..Certificate::default() };
-        assert_eq!(bad(Answer { status: Status { certificates: vec![short], ..good() }, kubernetes: None }), []);
+        assert_eq!(bad(Status { certificates: vec![short], ..good() }), []);
     }
 
     #[test]
@@ -301,14 +279,14 @@ mod tests {
             let istiod = Istiod { state: state.into(), error: error.map(str::to_owned), ..Istiod::default() };
             Status { istiod: Some(istiod), ..good() }
         };
-        assert_eq!(bad(Answer { status: istiod("connected", None), kubernetes: None }), []);
+        assert_eq!(bad(istiod("connected", None)), []);
         one(istiod("connecting", None), Warning, "istiod", "connecting");
         one(istiod("connecting", Some("refused")), Wrong, "istiod", "refused");
         one(istiod("disconnected", None), Wrong, "istiod", "disconnected");
         let rejected = Istiod { state: "connected".into(), rejected: vec!["ns/p: bad".into()], ..Istiod::default() };
         one(Status { istiod: Some(rejected), ..good() }, Warning, "istiod", "ns/p: bad");
-        let away = Link { state: "disconnected".into(), error: Some("401".into()), ..Link::default() };
-        let found = bad(Answer { status: good(), kubernetes: Some(away) });
+        let away = Kubernetes { state: "disconnected".into(), error: Some("401".into()), ..Kubernetes::default() };
+        let found = bad(Status { kubernetes: Some(away), ..good() });
         assert!(
             matches!(&found[..], [(Wrong, what, text)] if what == "Kubernetes" && text.contains("401")),
             "{found:?}"
@@ -357,11 +335,11 @@ mod tests {
     #[test]
     fn answers_and_their_absence() {
         let of = |answer| Agent::from_answer("/s".into(), answer);
-        let answer: Answer = serde_json::from_value(serde_json::to_value(good()).unwrap()).unwrap();
-        assert_eq!((&answer.status, &answer.kubernetes), (&good(), &None));
+        let answer: Status = serde_json::from_value(serde_json::to_value(good()).unwrap()).unwrap();
+        assert_eq!(answer, good());
         let mut written = serde_json::to_value(good()).unwrap();
         written["kubernetes"] = serde_json::json!({"address": "https://api", "state": "connected", "since_s": 4});
-        let answer: Answer = serde_json::from_value(written).unwrap();
+        let answer: Status = serde_json::from_value(written).unwrap();
         assert_eq!(answer.kubernetes.as_ref().map(|link| link.state.as_str()), Some("connected"));
         let agent = of(Ok(answer));
         assert!(agent.lives() && agent.pid() == Some(0) && agent.pods().len() == 1);

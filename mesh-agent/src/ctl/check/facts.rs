@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::client::CtlError;
-use super::agent::{Agent, Answer};
+use super::agent::Agent;
 use super::capture::{self, Probe};
 use super::machine::Machine;
 use super::network::Network;
 use super::ports::{self, Port};
 use super::settings::Settings;
 use super::spaces::Spaces;
+use crate::admin::documents::Status;
 use crate::bpf::fs::pinned;
 use crate::file::schema::Node;
 use crate::sys::caps;
@@ -33,7 +34,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// `answer` is what the agent says on `socket`.
-    pub(super) fn gather(settings: Settings, socket: PathBuf, answer: Result<Answer, CtlError>) -> Self {
+    pub(super) fn gather(settings: Settings, socket: PathBuf, answer: Result<Status, CtlError>) -> Self {
         let agent = Agent::from_answer(socket, answer);
         let node = &settings.node;
         let proc = proc(node);

@@ -6,10 +6,8 @@ use super::agent::Agent;
 use super::finding::{Level, Report, some};
 use super::lists::{self, Folder, FolderState, List};
 use super::settings::{Plugin, Pods};
+use crate::cni::PROGRAM as PLUGIN;
 use crate::file::schema::Node;
-
-/// The agent's own plugin, by its type.
-const PLUGIN: &str = "mesh-agent-cni";
 
 /// Sockets that Istio's CNI agent listens on.
 const ISTIO: [&str; 2] = ["/var/run/ztunnel/ztunnel.sock", "/var/run/istio-cni/pluginevent.sock"];

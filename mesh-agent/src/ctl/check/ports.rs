@@ -135,7 +135,7 @@ mod tests {
 
     use super::{Holder, Listening, Port, collide, judge_one, parse, read};
     use crate::admin::documents::Status;
-    use crate::ctl::check::agent::{Agent, Answer, State};
+    use crate::ctl::check::agent::{Agent, State};
     use crate::ctl::check::finding::{Group, Level, Report};
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn free_or_our_own_is_well() {
         let process = |pid, name: &str| Holder::Process { pid, name: name.into() };
-        let answer = Answer { status: Status { pid: 7, ..Status::default() }, kubernetes: None };
+        let answer = Status { pid: 7, ..Status::default() };
         let answers = Agent { socket: "/s".into(), state: State::Answers(Box::new(answer)) };
         let absent = Agent { socket: "/s".into(), state: State::Absent("none".into()) };
         let cases = [
