@@ -13,6 +13,9 @@ use super::BpfError;
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
+/// All that agents have in a BPF file system, of whatever node.
+pub const FOLDER: &str = "mesh-agent";
+
 /// The agent's directory in the BPF file system.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -26,7 +29,7 @@ impl Pins {
         if !is_mounted(bpf_fs).map_err(fail)? {
             mount("bpf", bpf_fs, "bpf", MountFlags::empty(), None).map_err(|e| fail(e.into()))?;
         }
-        let root = bpf_fs.join("mesh-agent").join(file_name(node)).join(format!("v{ABI}"));
+        let root = bpf_fs.join(FOLDER).join(file_name(node)).join(format!("v{ABI}"));
         let pods = root.join("pods");
         fs::create_dir_all(&pods).map_err(|cause| BpfError::File { path: pods, cause })?;
         Ok(Self { root })
@@ -89,7 +92,7 @@ fn remove_if_empty(layout: &Path) {
 pub fn pinned(bpf_fs: &Path, node: Option<&str>) -> Vec<String> {
     let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
     let wanted = node.map(file_name);
-    let nodes = below(bpf_fs.join("mesh-agent"))
+    let nodes = below(bpf_fs.join(FOLDER))
         .filter(|entry| wanted.as_ref().is_none_or(|wanted| entry.file_name().to_str() == Some(wanted)));
     let layouts = nodes.flat_map(|node| below(node.path()));
     let pods = layouts.flat_map(|layout| below(layout.path().join("pods")));

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use super::source::{Read, Source};
 use super::{ADMIN_SOCKET, kubernetes};
 use crate::bpf::attach::Mechanism;
-use crate::bpf::fs::Pins;
+use crate::bpf::fs::{FOLDER, Pins};
 use crate::bpf::object::Logging;
 use crate::file::schema::Node;
 use crate::pods::capture::{Capture, Kernel};
@@ -19,8 +19,7 @@ use crate::sys::{caps, kernel, mounts, signal};
 use crate::task::Tasks;
 use crate::telemetry::log::Log;
 
-/// What the agent has in the BPF file system, and in its run directory.
-const OWN_PINS: &str = "mesh-agent";
+/// What the agent has in its run directory.
 const RECORDS: &str = "pods";
 
 /// What remains to be done when all is undone.
@@ -78,7 +77,7 @@ async fn undo(node: &Node) -> anyhow::Result<Vec<String>> {
 
 /// Restores every namespace of which there is a record.
 fn release(node: &Node) -> anyhow::Result<()> {
-    let own = node.bpf_fs.join(OWN_PINS);
+    let own = node.bpf_fs.join(FOLDER);
     // Looking would make the folders anew, and a container that only stays is killed at any time.
     if !own.exists() && !node.run_dir.join(RECORDS).exists() {
         return Ok(());
