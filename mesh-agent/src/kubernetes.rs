@@ -32,7 +32,10 @@ pub use link::{Link, LinkState};
 /// One pod of this node as the API server has it, judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
+    /// By which the runtime and the control groups know it.
     pub uid: Arc<str>,
+    /// That of the API server's object. The two differ for a static pod, of which the kubelet shows a mirror.
+    pub object: Arc<str>,
     pub name: String,
     pub namespace: String,
     pub service_account: String,
@@ -45,6 +48,19 @@ pub struct Pod {
     pub standing: Standing,
     /// The annotation by which istiod knows that the pod is captured, as it is now.
     pub mark: Option<String>,
+    /// Annotations of Istio's that the pod has, and that mean nothing here.
+    pub ignored: Vec<&'static str>,
+}
+
+impl Pod {
+    /// Whether both have the same name. A uid alone is none: that of a static pod stands where anybody can write it.
+    pub fn is_namesake(&self, other: &Self) -> bool {
+        self.is_named(&other.namespace, &other.name)
+    }
+
+    pub fn is_named(&self, namespace: &str, name: &str) -> bool {
+        (&*self.namespace, &*self.name) == (namespace, name)
+    }
 }
 
 /// Whether a pod is to be in the mesh.

@@ -25,7 +25,7 @@ pub mod world;
 pub use addr::{NextHop, OrigDst, Peer};
 pub use authorize::{Denied, Permit};
 pub use identity::{BadIdentity, Identity};
-pub use pod::{Captured, PodNetns, PodSpec, Programs, WhenDown};
+pub use pod::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
 pub use policy::{Policy, PolicyName};
 pub use route::{NoRoute, Route};
 pub use service::Service;

@@ -119,6 +119,7 @@ async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: 
     let parts = (kernel.facts.clone(), istiod.as_ref().and_then(mesh::demand));
     let (shards, threads) = shards(&node, &feeds, &certs, &metrics, parts)?;
     let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings::driver(&node));
+    let driver = driver.expediting(settings::grace_periods(&node));
     let announced = Announced::default();
     let cluster = node.kubernetes.as_ref().map(|cluster| {
         let former = kernel.capture.remembered();

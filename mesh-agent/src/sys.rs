@@ -2,6 +2,7 @@
 
 pub mod caps;
 pub mod datagram;
+pub mod grace;
 pub mod kernel;
 pub mod limits;
 pub mod memory;

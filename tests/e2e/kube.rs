@@ -8,6 +8,7 @@
 //! | [`burst`] | many pods at once |
 //! | [`probes`] | the kubelet's probes |
 //! | [`failures`] | what goes away and comes back |
+//! | [`tampering`] | what others change on a node |
 //! | [`services`] | services, node ports, a pod that calls itself; with and without kube-proxy |
 //! | [`access`] | what the agent may do with the API server |
 
@@ -20,6 +21,7 @@ mod mesh;
 mod probes;
 mod services;
 mod support;
+mod tampering;
 
 use crate::runner::Case;
 
@@ -35,6 +37,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::alone("mesh_services_without_kube_proxy", services::without_kube_proxy).limit(300),
     Case::cluster("mesh_agent_deleted", failures::agent_deleted),
     Case::cluster("mesh_network_rewritten", failures::network_rewritten),
+    Case::cluster("mesh_pod_that_was_not_announced", tampering::missed),
+    Case::cluster("mesh_stale_pins", tampering::stale_pins),
     Case::cluster("mesh_node_reboots", failures::reboot).limit(300),
     Case::cluster("mesh_api_away", failures::api_away_for_a_while).limit(300),
     Case::cluster("mesh_api_away_for_five_minutes", failures::api_away_for_five_minutes).limit(900).only_when_named(),

@@ -46,13 +46,17 @@ impl Pins {
         remove(self.pod(id))
     }
 
-    /// Removes what agents with another ABI number pinned for the pod; called once the pod is captured by this one.
-    pub fn remove_other_layouts(&self, id: &str) -> Result<(), BpfError> {
+    /// Removes what agents with another ABI number pinned for the pod; called once the pod is captured by this one. Tells
+    /// whether there was anything.
+    pub fn remove_other_layouts(&self, id: &str) -> Result<bool, BpfError> {
+        let mut found = false;
         for layout in self.other_layouts() {
-            remove(layout.join("pods").join(file_name(id)))?;
+            let pod = layout.join("pods").join(file_name(id));
+            found |= pod.exists();
+            remove(pod)?;
             remove_if_empty(&layout);
         }
-        Ok(())
+        Ok(found)
     }
 
     fn other_layouts(&self) -> Vec<PathBuf> {

@@ -67,6 +67,9 @@ pub struct Node {
     pub run_dir: PathBuf,
     #[serde(default = "bpf_fs")]
     pub bpf_fs: PathBuf,
+    /// The kernel's switch for quick grace periods, turned on while many pods are enrolled or removed; null: never.
+    #[serde(default = "rcu_expedited")]
+    pub rcu_expedited: Option<PathBuf>,
     /// Root of a cgroup2 hierarchy that holds the pods; default the highest one that is mounted.
     pub cgroup: Option<PathBuf>,
     #[serde(default)]
@@ -286,6 +289,10 @@ fn trust_domain() -> String {
 
 fn run_dir() -> PathBuf {
     PathBuf::from("/run/mesh-agent")
+}
+
+fn rcu_expedited() -> Option<PathBuf> {
+    Some(crate::sys::grace::SWITCH.into())
 }
 
 fn bpf_fs() -> PathBuf {

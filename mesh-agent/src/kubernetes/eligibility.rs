@@ -11,6 +11,11 @@ const MODE: &str = "istio.io/dataplane-mode";
 const AMBIENT: &str = "ambient";
 const SIDECAR: &str = "sidecar.istio.io/status";
 const NAMES: &str = "ambient.istio.io/dns-capture";
+/// What the kubelet puts on the mirror of a static pod; the second one is the uid that the runtime knows.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+const STATIC: &str = "kubernetes.io/config.hash";
+/// What Istio's CNI agent reads and this one does not.
+const IGNORED: [&str; 2] = ["ambient.istio.io/bypass-inbound-capture", "istio.io/reroute-virtual-interfaces"];
 /// The annotation by which istiod knows that a pod is captured.
 pub(super) const MARK: &str = "ambient.istio.io/redirection";
 /// Istio's node proxy.
@@ -40,6 +45,15 @@ pub(super) struct Reading {
     claim: Claim,
 }
 
+/// Whose uid a pod has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Naming {
+    /// The API server's.
+    Own,
+    /// One that stands in the object, where anybody can write it.
+    Mirrored,
+}
+
 impl Claim {
     fn standing(self, namespace: Namespace) -> Standing {
         match (self, namespace) {
@@ -53,13 +67,15 @@ impl Claim {
 impl Reading {
     /// None: an object without what each has.
     pub(super) fn of(object: &PodObject, excluded: &[String]) -> Option<Self> {
-        let (uid, name) = (object.metadata.uid.as_deref()?, object.metadata.name.clone()?);
+        let (object_uid, name) = (object.metadata.uid.as_deref()?, object.metadata.name.clone()?);
+        let uid = object.annotation(MIRROR).and(object.annotation(STATIC)).unwrap_or(object_uid);
         let namespace = object.metadata.namespace.clone()?;
         let claim = claim(object, &namespace, excluded);
         let addresses = addresses(&object.status);
         let service_account = object.spec.service_account_name.clone().filter(|name| !name.is_empty());
         let pod = Pod {
             uid: Arc::from(uid),
+            object: Arc::from(object_uid),
             name,
             namespace,
             // What the API server fills in for a pod that names none.
@@ -69,8 +85,17 @@ impl Reading {
             names: object.annotation(NAMES).and_then(boolean),
             standing: claim.standing(Namespace::Plain),
             mark: object.annotation(MARK).map(ToOwned::to_owned),
+            ignored: IGNORED.into_iter().filter(|name| object.annotation(name).is_some()).collect(),
         };
         Some(Self { pod, claim })
+    }
+
+    pub(super) fn uid(&self) -> &Arc<str> {
+        &self.pod.uid
+    }
+
+    pub(super) fn naming(&self) -> Naming {
+        if self.pod.uid == self.pod.object { Naming::Own } else { Naming::Mirrored }
     }
 
     pub(super) fn namespace(&self) -> &str {
@@ -166,6 +191,13 @@ mod tests {
             "spec": spec,
             "status": {"phase": phase},
         })
+    }
+
+    #[test]
+    fn annotations_that_mean_nothing_here_are_named() {
+        let annotations = json!({"ambient.istio.io/bypass-inbound-capture": "true", "x": "y"});
+        let reading = read(pod("apps", json!(null), annotations, json!({}), "Running"));
+        assert_eq!(reading.judged(Ambient).ignored, ["ambient.istio.io/bypass-inbound-capture"]);
     }
 
     #[test]

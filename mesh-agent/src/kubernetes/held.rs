@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
 
-use super::Picture;
-use super::eligibility::{Namespace, Reading};
+use super::eligibility::{Namespace, Naming, Reading};
 use super::object::{NamespaceObject, PodObject};
+use super::{Picture, Pod};
 
 /// Objects of one kind as the API server last had them.
 #[derive(Debug)]
@@ -90,24 +90,33 @@ impl Held {
             return None;
         }
         let before = self.picture.as_deref();
-        let pods = self.pods.known.iter().filter_map(|(uid, reading)| {
-            let old = before.and_then(|picture| picture.pods.get(uid));
-            // The two watches do not go in step. A namespace that is not known yet must not take a pod out of the mesh that
-            // is in it, nor may one that has gone before its last pod.
-            let pod = match self.namespaces.known.get(reading.namespace()) {
-                Some(namespace) => reading.judged(*namespace),
-                None => reading.judged_alone(old.map(|pod| pod.standing))?,
-            };
-            let same = old.filter(|old| ***old == pod).map(Arc::clone);
-            Some((Arc::clone(uid), same.unwrap_or_else(|| Arc::new(pod))))
-        });
-        let picture = Picture { pods: pods.collect() };
+        let mut picture = Picture::default();
+        // Nobody takes a pod's place by writing its uid into another one.
+        for naming in [Naming::Own, Naming::Mirrored] {
+            for reading in self.pods.known.values().filter(|reading| reading.naming() == naming) {
+                let uid = reading.uid();
+                if let Some(pod) = self.judged(reading, before.and_then(|picture| picture.pods.get(uid))) {
+                    picture.pods.entry(Arc::clone(uid)).or_insert(pod);
+                }
+            }
+        }
         if before == Some(&picture) {
             return None;
         }
         let picture = Arc::new(picture);
         self.picture = Some(Arc::clone(&picture));
         Some(picture)
+    }
+
+    /// The two watches do not go in step. A namespace that is not known yet must not take a pod out of the mesh that is in it,
+    /// nor may one that has gone before its last pod.
+    fn judged(&self, reading: &Reading, old: Option<&Arc<Pod>>) -> Option<Arc<Pod>> {
+        let pod = match self.namespaces.known.get(reading.namespace()) {
+            Some(namespace) => reading.judged(*namespace),
+            None => reading.judged_alone(old.map(|pod| pod.standing))?,
+        };
+        let same = old.filter(|old| ***old == pod).map(Arc::clone);
+        Some(same.unwrap_or_else(|| Arc::new(pod)))
     }
 }
 

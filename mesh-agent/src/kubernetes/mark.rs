@@ -22,7 +22,7 @@ pub(super) async fn write(api: &Api, pod: &Pod, mark: Option<&str>) -> Result<()
 
 /// The uid makes it a patch of this pod and of no other with its name. Null removes.
 fn patch(pod: &Pod, mark: Option<&str>) -> Value {
-    json!({"metadata": {"uid": &*pod.uid, "annotations": {MARK: mark}}})
+    json!({"metadata": {"uid": &*pod.object, "annotations": {MARK: mark}}})
 }
 
 /// Whether there is no pod of the name, or one with another uid, which the API server calls a conflict, or a change of what

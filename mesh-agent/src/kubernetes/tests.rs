@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use self::server::{Events, Server, another_root};
+use self::server::{Call, Events, Server, another_root};
 use super::{Api, ApiError, Link, LinkState, Outside, Picture, Pod, Standing, Watched};
 use crate::task::Tasks;
 
@@ -263,14 +263,24 @@ async fn ask(protocol: &str) -> (Server, Api) {
     (server, api)
 }
 
+/// A list that is asked for by one name.
+async fn named(server: &mut Server, path: &str, name: &str) -> Call {
+    let call = server.call(path).await;
+    let wanted = format!("fieldSelector=metadata.name%3D{name}");
+    assert!(call.query().contains(&&*wanted), "{wanted}: {:?}", call.query());
+    call
+}
+
+const PODS_OF_APPS: &str = "GET /api/v1/namespaces/apps/pods";
+
 #[tokio::test]
 async fn one_pod_is_asked_for() {
     let (mut server, api) = ask("h2").await;
     let answers = async {
-        server.call("GET /api/v1/namespaces/apps/pods/a").await.json(&pod("a", 1));
-        let of_namespace = server.call("GET /api/v1/namespaces/apps").await;
+        named(&mut server, PODS_OF_APPS, "a").await.list("9", &[pod("a", 1)]);
+        let of_namespace = named(&mut server, NAMESPACES, "apps").await;
         assert!(of_namespace.header("accept").contains("PartialObjectMetadata"));
-        of_namespace.json(&namespace("apps", "ambient"));
+        of_namespace.list("9", &[namespace("apps", "ambient")]);
     };
     let (found, ()) = tokio::join!(api.pod("apps", "a"), answers);
     let found = found.unwrap().unwrap();
@@ -279,23 +289,32 @@ async fn one_pod_is_asked_for() {
     let mut elsewhere = pod("a", 1);
     elsewhere["spec"]["nodeName"] = json!("n2");
     let answers = async {
-        server.call("GET /api/v1/namespaces/apps/pods/a").await.json(&elsewhere);
-        server.call("GET /api/v1/namespaces/apps").await.json(&namespace("apps", "ambient"));
-        server.call("GET /api/v1/namespaces/apps/pods/b").await.refuse(404, "pods \"b\" not found", json!([]));
-        server.call("GET /api/v1/namespaces/apps").await.json(&namespace("apps", "ambient"));
+        named(&mut server, PODS_OF_APPS, "a").await.list("9", &[elsewhere]);
+        named(&mut server, NAMESPACES, "apps").await.list("9", &[namespace("apps", "ambient")]);
+        named(&mut server, PODS_OF_APPS, "b").await.list("9", &[]);
+        named(&mut server, NAMESPACES, "apps").await.list("9", &[namespace("apps", "ambient")]);
+        named(&mut server, PODS_OF_APPS, "a").await.list("9", &[pod("a", 1)]);
+        named(&mut server, NAMESPACES, "apps").await.list("9", &[]);
     };
-    let ask = async { (api.pod("apps", "a").await.unwrap(), api.pod("apps", "b").await.unwrap()) };
+    let ask = async {
+        let mut found = Vec::new();
+        for name in ["a", "b", "a"] {
+            found.push(api.pod("apps", name).await.unwrap());
+        }
+        found
+    };
     let (found, ()) = tokio::join!(ask, answers);
-    assert_eq!(found, (None, None), "another node's, and none");
+    assert_eq!(found, [None, None, None], "another node's, none, and one without a namespace");
     assert_eq!(api.pod("apps", "../../secrets/x").await.unwrap(), None, "asks nobody");
+    assert_eq!(api.pod("apps", "a,spec.nodeName=n2").await.unwrap(), None, "asks nobody");
 }
 
 #[tokio::test]
 async fn an_api_server_that_says_nothing_is_waited_for_with_a_limit() {
     let (mut server, api) = ask("http/1.1").await;
     let silence = async {
-        let _call = server.call("GET /api/v1/namespaces/apps/pods/a").await;
-        server.call("GET /api/v1/namespaces/apps").await.json(&namespace("apps", "ambient"));
+        let _call = server.call(PODS_OF_APPS).await;
+        server.call(NAMESPACES).await.list("9", &[namespace("apps", "ambient")]);
         tokio::time::pause();
         std::future::pending::<()>().await;
     };
@@ -326,8 +345,8 @@ async fn the_roots_are_read_for_each_connection() {
     }
     server.write("root.pem", &format!("{}{good}", another_root()));
     let answers = async {
-        server.call("GET /api/v1/namespaces/apps/pods/a").await.json(&pod("a", 1));
-        server.call("GET /api/v1/namespaces/apps").await.json(&namespace("apps", "none"));
+        server.call(PODS_OF_APPS).await.list("9", &[pod("a", 1)]);
+        server.call(NAMESPACES).await.list("9", &[namespace("apps", "none")]);
     };
     let (found, ()) = tokio::join!(api.pod("apps", "a"), answers);
     assert_eq!(found.unwrap().unwrap().standing, Standing::Outside(Outside::NotLabelled));
@@ -378,6 +397,7 @@ async fn mistakes_are_told_at_the_start() {
 fn plain() -> Pod {
     Pod {
         uid: "uid-a".into(),
+        object: "uid-a".into(),
         name: "a".into(),
         namespace: "apps".into(),
         service_account: "web".into(),
@@ -386,6 +406,7 @@ fn plain() -> Pod {
         names: None,
         standing: Standing::Member,
         mark: None,
+        ignored: Vec::new(),
     }
 }
 
@@ -407,6 +428,30 @@ async fn a_mark_is_written_and_removed() {
         let (marked, ()) = tokio::join!(api.mark(&plain, mark), answer);
         marked.unwrap();
     }
+}
+
+/// The kubelet shows a static pod under another uid than the runtime has for it.
+#[tokio::test]
+async fn a_static_pod_is_known_by_the_uid_that_the_runtime_has() {
+    let (mut server, api) = ask("h2").await;
+    let mut mirror = pod("a", 1);
+    mirror["metadata"]["annotations"] =
+        json!({"kubernetes.io/config.mirror": "static-1", "kubernetes.io/config.hash": "static-1"});
+    let answers = async {
+        named(&mut server, PODS_OF_APPS, "a").await.list("9", &[mirror]);
+        named(&mut server, NAMESPACES, "apps").await.list("9", &[namespace("apps", "ambient")]);
+    };
+    let (found, ()) = tokio::join!(api.pod("apps", "a"), answers);
+    let found = found.unwrap().unwrap();
+    assert_eq!((&*found.uid, &*found.object), ("static-1", "uid-a"));
+    let write = async {
+        let call = server.call("PATCH /api/v1/namespaces/apps/pods/a/status").await;
+        let body: Value = serde_json::from_slice(&call.body).unwrap();
+        assert_eq!(body["metadata"]["uid"], "uid-a");
+        call.json(&pod("a", 2));
+    };
+    let (written, ()) = tokio::join!(api.mark(&found, Some("enabled")), write);
+    written.unwrap();
 }
 
 #[tokio::test]

@@ -65,6 +65,17 @@ pub struct Programs {
     pub when_down: WhenDown,
     /// Whether what the pod asks name servers is captured, if it is not as for the node's other pods.
     pub names: Option<bool>,
+    pub older: Older,
+}
+
+/// What becomes of connections that are open when the capture begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Older {
+    /// They go on beside the mesh to their end: the pod was none of the mesh's until now.
+    #[default]
+    LeftAlone,
+    /// They should not exist.
+    Cut,
 }
 
 impl fmt::Display for PodNetns {

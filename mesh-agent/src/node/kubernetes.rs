@@ -70,7 +70,8 @@ pub(super) fn start(
     };
     let standing = installer.as_ref().map(|installer| installer.keep(tasks));
     let pictures = watched.pictures.clone();
-    let inputs = Inputs { cluster: api, pictures: watched.pictures, asked, statuses, former };
+    let announced = announced.clone();
+    let inputs = Inputs { cluster: api, pictures: watched.pictures, asked, statuses, former, announced };
     let places = Places { proc: cluster.proc.clone(), netns: cluster.netns.clone() };
     let (source, outputs) = Source::new(inputs, source::Settings { places, addresses: node.addresses.clone() });
     let view = View { link: watched.link, remarks: outputs.remarks.clone(), installer, standing };

@@ -9,6 +9,7 @@ use crate::hbone;
 use crate::identity::ca::CaConfig;
 use crate::pods::driver::{self, Retry, Settings};
 use crate::proxy::shard::{Applications, Habits};
+use crate::sys::grace::GracePeriods;
 use crate::sys::socket::Keepalive;
 
 pub(super) fn authority(node: &Node) -> CaConfig {
@@ -34,6 +35,10 @@ pub(super) fn driver(node: &Node) -> Settings {
         // What keeps redirected pods captured is not ours to keep or to withdraw.
         Some(_) => Settings { on_shutdown: driver::OnShutdown::Keep, retry: pods::RETRY, ..settings },
     }
+}
+
+pub(super) fn grace_periods(node: &Node) -> Option<GracePeriods> {
+    node.rcu_expedited.as_deref().map(|switch| GracePeriods::new(switch, &node.run_dir))
 }
 
 /// Pods of Kubernetes leave the mesh by a label, and nobody who takes it away means to cut connections.

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 
 use super::source::{Read, Source};
-use super::{ADMIN_SOCKET, kubernetes};
+use super::{ADMIN_SOCKET, kubernetes, settings};
 use crate::bpf::attach::Mechanism;
 use crate::bpf::fs::{FOLDER, Pins};
 use crate::bpf::object::Logging;
 use crate::file::schema::Node;
 use crate::pods::capture::{Capture, Kernel};
+use crate::sys::grace::GracePeriods;
 use crate::sys::{caps, kernel, mounts, signal};
 use crate::task::Tasks;
 use crate::telemetry::log::Log;
@@ -86,6 +87,8 @@ fn release(node: &Node) -> anyhow::Result<()> {
     let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
     let kernel = Kernel::new(pins.clone(), &node.run_dir, Mechanism::detect(), Logging::Off, None)?;
     let left: Vec<Arc<str>> = kernel.left_behind();
+    let periods = settings::grace_periods(node);
+    let _quick = periods.as_ref().map(GracePeriods::expedite);
     let mut failed = Vec::new();
     for uid in &left {
         match kernel.withdraw(uid) {

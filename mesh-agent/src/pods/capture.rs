@@ -20,7 +20,7 @@ use crate::bpf::counters;
 use crate::bpf::facts::Facts;
 use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
-use crate::model::{Captured, PodNetns, PodSpec, Programs};
+use crate::model::{Captured, Older, PodNetns, PodSpec, Programs};
 use crate::proxy::shard::PodListeners;
 use crate::sys::netlink::interface_index;
 use crate::sys::netns::Netns;
@@ -168,8 +168,8 @@ impl Kernel {
         let pins = self.pins.pod(&spec.uid);
         let mut loaded = Loaded::load(&pins, self.logging)?;
         let phase = match loaded.origin {
-            Origin::Fresh if before == Before::Open => Phase::Learning,
-            // The pod was captured, and its maps are lost: what is open is not older than that.
+            Origin::Fresh if before == Before::Open && programs.older == Older::LeftAlone => Phase::Learning,
+            // What is open should not be; or the pod was captured, its maps are lost, and what is open is not older than that.
             Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?, before),
         };
@@ -179,7 +179,9 @@ impl Kernel {
         }
         attach::attach_lookup(&mut loaded, netns.as_fd(), &pins)?;
         attach::attach(&mut loaded, &programs.interface, &pins, self.mechanism)?;
-        self.pins.remove_other_layouts(&spec.uid)?;
+        if self.pins.remove_other_layouts(&spec.uid)? {
+            tracing::info!(pod = %spec.uid, "another version's programs were replaced");
+        }
         if self.logging == Logging::On {
             loaded.forward_log(&spec.uid)?;
         }

@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::enrolling::MANY;
 use self::leaving::Leaving;
 pub use self::settings::{OnShutdown, Retry, Settings};
 use self::work::{blocking, enrol};
@@ -16,8 +16,10 @@ use super::plan::{Observed, Step, plan};
 pub use crate::model::pod::{PodState, PodStatus};
 use crate::model::{Captured, PodSpec};
 use crate::proxy::shard::Shards;
+use crate::sys::grace::GracePeriods;
 use crate::task::Limit;
 
+mod enrolling;
 mod leaving;
 mod settings;
 mod work;
@@ -26,8 +28,8 @@ mod work;
 /// none of them.
 pub type Ended = Arc<BTreeSet<Arc<str>>>;
 
-/// Enrolments at once. Most of an enrolment is the kernel's check of the programs, on one core.
-const AT_ONCE: usize = 8;
+/// The pods that are to be enrolled.
+type Desired = watch::Receiver<Arc<Vec<Arc<PodSpec>>>>;
 
 /// The driver's parts.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub struct Driver {
     ended: watch::Receiver<Ended>,
     /// Pods left by a former agent and not dealt with yet.
     left_behind: Vec<Arc<str>>,
+    periods: Option<GracePeriods>,
 }
 
 impl Driver {
@@ -53,7 +56,8 @@ impl Driver {
         let (statuses, reader) = watch::channel(Vec::new());
         let left_behind = capture.left_behind();
         let (pods, leaving, ended) = (HashMap::new(), Leaving::default(), watch::channel(Ended::default()).1);
-        (Self { capture, shards, settings, pods, statuses, leaving, ended, left_behind }, reader)
+        let periods = None;
+        (Self { capture, shards, settings, pods, statuses, leaving, ended, left_behind, periods }, reader)
     }
 
     /// A driver that is told of pods that have ended. Who wants a pod no longer because it has ended says so first.
@@ -62,13 +66,18 @@ impl Driver {
         Self { ended, ..self }
     }
 
+    /// A driver that makes the kernel's grace periods short while it has many pods to enrol or to remove.
+    #[must_use]
+    pub fn expediting(self, periods: Option<GracePeriods>) -> Self {
+        Self { periods, ..self }
+    }
+
     /// Follows `desired` until `stop`, then ends as the settings say.
-    pub async fn run(mut self, mut desired: watch::Receiver<Arc<Vec<Arc<PodSpec>>>>, stop: CancellationToken) {
+    pub async fn run(mut self, mut desired: Desired, stop: CancellationToken) {
         let Retry { first, cap } = self.settings.retry;
         let mut wait = first;
         while !stop.is_cancelled() {
-            let wanted = Arc::clone(&desired.borrow_and_update());
-            let settled = self.converge(&wanted).await;
+            let settled = self.converge(&mut desired).await;
             if settled {
                 wait = first;
             }
@@ -88,11 +97,12 @@ impl Driver {
     }
 
     /// Runs the steps once; tells whether all succeeded.
-    async fn converge(&mut self, desired: &[Arc<PodSpec>]) -> bool {
+    async fn converge(&mut self, desired: &mut Desired) -> bool {
         let (mut settled, mut missing) = (true, Vec::new());
         let ended = Arc::clone(&self.ended.borrow_and_update());
-        self.settle(desired);
-        for step in plan(desired, &ended, &self.observed()) {
+        let wanted = Arc::clone(&desired.borrow_and_update());
+        self.settle(&wanted);
+        for step in plan(&wanted, &ended, &self.observed()) {
             // They come last, and none depends on another.
             if let Step::Enrol(spec) = step {
                 missing.push(spec);
@@ -101,21 +111,8 @@ impl Driver {
             settled &= self.execute(step).await.is_ok();
             self.report();
         }
-        settled &= self.enrol_all(missing).await;
+        settled &= self.enrol_all(missing, desired).await;
         self.report();
-        settled
-    }
-
-    async fn enrol_all(&mut self, specs: Vec<Arc<PodSpec>>) -> bool {
-        let (capture, shards) = (Arc::clone(&self.capture), self.shards.clone());
-        let enrolment = |spec| enrol(Arc::clone(&capture), shards.clone(), spec);
-        let mut results = stream::iter(specs).map(enrolment).buffer_unordered(AT_ONCE);
-        let mut settled = true;
-        while let Some((spec, result)) = results.next().await {
-            self.left_behind.retain(|uid| *uid != spec.uid);
-            settled &= self.note(spec, result).is_ok();
-            self.report();
-        }
         settled
     }
 
@@ -159,8 +156,9 @@ impl Driver {
     async fn execute(&mut self, step: Step) -> Result<(), ()> {
         match step {
             Step::Enrol(spec) => {
-                self.enrol_all(vec![spec]).await;
-                Ok(())
+                let (spec, result) = enrol(Arc::clone(&self.capture), self.shards.clone(), spec).await;
+                self.left_behind.retain(|uid| *uid != spec.uid);
+                self.note(spec, result)
             }
             Step::Reconfigure(spec) => {
                 let (capture, changed) = (Arc::clone(&self.capture), Arc::clone(&spec));
@@ -267,6 +265,8 @@ impl Driver {
     /// Removes every trace of a pod that no connection uses any more.
     async fn remove(&mut self, uid: Arc<str>) -> Result<(), ()> {
         let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
+        let leaving = self.pods.values().filter(|pod| pod.state == PodState::Draining).count();
+        let _quick = if leaving < MANY { None } else { self.periods.as_ref().map(GracePeriods::expedite) };
         let result = blocking(move || capture.withdraw(&gone)).await;
         self.pods.remove(&uid);
         self.report();

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::cgroup;
 use crate::sys::netlink::address::interface_with;
+use crate::sys::netlink::link::carried;
 use crate::sys::netns::Netns;
 
 /// Where to look.
@@ -48,6 +49,8 @@ pub struct Place {
     pub netns: Netns,
     /// The pod's interface in it.
     pub interface: String,
+    /// The bytes that it had carried when it was found.
+    pub carried: u64,
 }
 
 /// What a pass has found.
@@ -184,14 +187,18 @@ fn inspect(places: &Places, handles: &HashMap<Id, PathBuf>, addresses: &[IpAddr]
     let by_process = places.proc.join(pid.to_string()).join("ns/net");
     let cannot = |what: &'static str| move |error: io::Error| format!("the namespace of process {pid} {what}: {error}");
     let netns = Netns::open(&by_process).map_err(cannot("cannot be opened"))?;
-    let interface = netns.run(|| interface_with(addresses)).map_err(cannot("cannot be entered"))?;
+    let interface = || {
+        let Some(interface) = interface_with(addresses)? else { return Ok(None) };
+        carried(&interface).map(|carried| Some((interface, carried)))
+    };
+    let interface = netns.run(interface).map_err(cannot("cannot be entered"))?;
     let interface = interface.map_err(cannot("does not tell its addresses"))?;
-    let Some(interface) = interface else {
+    let Some((interface, carried)) = interface else {
         return Err(format!("the namespace of process {pid} has none of the pod's addresses {addresses:?}"));
     };
     // What the runtime keeps outlives processes.
     let kept = handles.get(&netns.id()).filter(|path| Netns::open(path).is_ok_and(|kept| kept == netns));
-    Ok(Place { path: kept.cloned().unwrap_or(by_process), netns, interface })
+    Ok(Place { path: kept.cloned().unwrap_or(by_process), netns, interface, carried })
 }
 
 #[cfg(test)]

@@ -13,15 +13,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::member::Probers;
-use self::member::{Known, Life, Member, Site};
+use self::member::{Entry, Known, Member, Site};
 pub use self::questions::Number;
 use self::questions::{Question, Questions};
 pub use self::remarks::{Remark, What};
 use super::find::{Found, Look, Sought};
 use crate::cni::Answer;
-use crate::kubernetes::{Picture, Pod};
-use crate::model::PodSpec;
+use crate::kubernetes::{Picture, Pod, Standing};
 use crate::model::pod::PodStatus;
+use crate::model::{Older, PodSpec};
 
 mod backoff;
 mod marks;
@@ -56,6 +56,12 @@ pub enum Act {
         question: Number,
         answer: Answer,
     },
+    /// Tell that a pod which had to be announced was not, and how many bytes its interface has carried until now. Its
+    /// connections are cut.
+    Missed {
+        pod: Arc<Pod>,
+        bytes: u64,
+    },
 }
 
 /// How long a pod that has ended is told as such, if the driver does not show it.
@@ -71,6 +77,11 @@ pub struct Members {
     statuses: BTreeMap<Arc<str>, PodStatus>,
     ended: BTreeMap<Arc<str>, Instant>,
     looking: Option<Look>,
+    /// Pods that were announced and were no members then.
+    outsiders: BTreeMap<Arc<str>, Instant>,
+    /// There was a picture.
+    pictured: bool,
+    /// What is to be said when there is time.
     answers: Vec<Act>,
 }
 
@@ -87,6 +98,8 @@ impl Members {
             statuses: BTreeMap::new(),
             ended: BTreeMap::new(),
             looking: None,
+            outsiders: BTreeMap::new(),
+            pictured: false,
             answers: Vec::new(),
         }
     }
@@ -94,10 +107,20 @@ impl Members {
     /// The API server's pods of this node, all of them.
     pub fn picture(&mut self, picture: &Picture) {
         for (uid, pod) in &picture.pods {
-            let new = || Member::new(Arc::clone(pod), Known::Pictured);
-            self.pods.entry(Arc::clone(uid)).or_insert_with(new).update(pod, Known::Pictured, &self.probers);
+            let born = self.pictured
+                && self.plugin == Plugin::Present
+                && pod.standing == Standing::Member
+                && !self.outsiders.contains_key(uid);
+            let entry = if born { Entry::Born } else { Entry::Later };
+            let new = || Member::new(Arc::clone(pod), Known::Pictured).entering(entry);
+            let member = self.pods.entry(Arc::clone(uid)).or_insert_with(new);
+            if !member.is_usurped(pod) {
+                member.update(pod, Known::Pictured, &self.probers);
+            }
         }
-        for (_, member) in self.pods.iter_mut().filter(|(uid, _)| !picture.pods.contains_key(*uid)) {
+        self.pictured = true;
+        let shown = |member: &Member| picture.pods.get(&member.pod.uid).is_some_and(|pod| !member.is_usurped(pod));
+        for member in self.pods.values_mut().filter(|member| !shown(member)) {
             // One that was only asked for may be too new for this picture.
             if member.known != Known::Told {
                 member.known = Known::Gone;
@@ -144,15 +167,13 @@ impl Members {
             let Some(member) = self.pods.get_mut(&uid).filter(|member| member.is_sought()) else { continue };
             match result {
                 Ok(place) => {
-                    let site = Site {
-                        place,
-                        addresses: Vec::new(),
-                        container: None,
-                        announced: None,
-                        life: Life::Assumed,
-                        checked: now,
-                    };
-                    member.settle(site, &self.probers);
+                    let missed = member.entry == Entry::Born
+                        && !self.questions.values().any(|question| question.is_about(&member.pod));
+                    let older = if missed { Older::Cut } else { Older::LeftAlone };
+                    if missed {
+                        self.answers.push(Act::Missed { pod: Arc::clone(&member.pod), bytes: place.carried });
+                    }
+                    member.settle(Site::found(place, Vec::new(), older, now), &self.probers);
                 }
                 Err(error) => {
                     member.lost = Some(error);
@@ -215,6 +236,7 @@ impl Members {
         }
         let (pods, statuses) = (&self.pods, &self.statuses);
         let is_wanted = |uid: &Arc<str>| pods.get(uid).is_some_and(|member| member.spec.is_some());
+        self.outsiders.retain(|_, at| now < *at + ENDED);
         self.ended.retain(|uid, at| !is_wanted(uid) && (statuses.contains_key(uid) || now < *at + ENDED));
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::fs::file_name;
-use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
+use crate::model::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
 use crate::sys::netns::Netns;
 
 /// The undo record of one pod. It holds no secrets.
@@ -67,6 +67,8 @@ impl Described {
             node_addresses: self.node_addresses,
             when_down: if self.pass_when_down { WhenDown::Pass } else { WhenDown::Refuse },
             names: self.names,
+            // They were dealt with when it was captured.
+            older: Older::LeftAlone,
         };
         PodSpec {
             uid: undo.uid.as_str().into(),
@@ -128,7 +130,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::{Described, Records, Undo};
-    use crate::model::{Captured, PodNetns, PodSpec, Programs, WhenDown};
+    use crate::model::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
     use crate::sys::netns::Netns;
 
     #[test]
@@ -154,6 +156,7 @@ mod tests {
             node_addresses: vec!["10.0.0.1".parse().unwrap()],
             when_down: WhenDown::Pass,
             names: Some(false),
+            older: Older::LeftAlone,
         };
         let spec = PodSpec {
             uid: "0c5b0b5e".into(),

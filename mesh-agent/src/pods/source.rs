@@ -21,6 +21,7 @@ use crate::model::PodSpec;
 use crate::model::pod::PodStatus;
 use crate::sys::netlink::address::source_towards;
 use crate::sys::netns::Netns;
+use crate::telemetry::announced::Announced;
 
 /// Annotations that are written at once.
 const WRITES: usize = 8;
@@ -64,6 +65,7 @@ pub struct Inputs<C> {
     pub statuses: watch::Receiver<Vec<PodStatus>>,
     /// The pods that a former agent left enrolled.
     pub former: Vec<PodSpec>,
+    pub announced: Announced,
 }
 
 /// What comes out.
@@ -82,6 +84,7 @@ pub struct Source<C> {
     pictures: watch::Receiver<Option<Arc<Picture>>>,
     asked: Option<mpsc::Receiver<Asked>>,
     statuses: watch::Receiver<Vec<PodStatus>>,
+    announced: Announced,
     members: Members,
     replies: BTreeMap<Number, oneshot::Sender<Answer>>,
     last: Number,
@@ -102,7 +105,7 @@ enum Done {
 
 impl<C: Cluster> Source<C> {
     pub fn new(inputs: Inputs<C>, settings: Settings) -> (Self, Outputs) {
-        let Inputs { cluster, pictures, asked, statuses, former } = inputs;
+        let Inputs { cluster, pictures, asked, statuses, former, announced } = inputs;
         let probers = Probers { towards, others: settings.addresses };
         let plugin = if asked.is_some() { Plugin::Present } else { Plugin::Absent };
         let former = former.into_iter().map(Arc::new).collect();
@@ -116,6 +119,7 @@ impl<C: Cluster> Source<C> {
             pictures,
             asked,
             statuses,
+            announced,
             members,
             replies: BTreeMap::new(),
             last: Number(0),
@@ -216,6 +220,12 @@ impl<C: Cluster> Source<C> {
                 }
                 Done::Marked(Arc::clone(&pod.uid), result)
             }),
+            Act::Missed { pod, bytes } => {
+                let pod = format!("{}/{}", pod.namespace, pod.name);
+                tracing::warn!(pod, bytes, "the pod ran before it was captured: the runtime has not called the plugin");
+                self.announced.missed(bytes);
+                return;
+            }
             Act::Look(look) => self::look(self.places.clone(), look).map(Done::Looked).boxed(),
         };
         self.work.push(work);

@@ -45,7 +45,7 @@ pub(super) fn burst(cluster: &Cluster) -> Result<()> {
     let first = [space, service((NAMESPACE, "server"), &[(HTTP, HTTP)])].into_iter().chain(servers).collect();
     let first = cluster.kubectl().applied(&list(first))?;
     wait_ready(cluster, NAMESPACE, 2)?;
-    let before = waited(cluster)?;
+    let (before, already) = (waited(cluster)?, around(cluster)?);
     let wires = ["n1", "n2"].map(|node| cluster.node(node).watch_wire());
     let start = Instant::now();
     let burst = cluster.kubectl().applied(&list((0..PODS).map(eager).collect()))?;
@@ -72,6 +72,8 @@ pub(super) fn burst(cluster: &Cluster) -> Result<()> {
     );
     say(&news);
     ensure!(count >= PODS as f64 && slow == 0.0, "{news}");
+    let around = around(cluster)? - already;
+    ensure!(around == 0.0, "{around} bytes went around, as the agents count");
     burst.delete()?;
     first.delete()
 }
@@ -94,6 +96,11 @@ fn addresses(cluster: &Cluster) -> Result<BTreeSet<IpAddr>> {
         }
     }
     Ok(all)
+}
+
+/// What pods sent and received before they were captured, in bytes.
+fn around(cluster: &Cluster) -> Result<f64> {
+    ["n1", "n2"].iter().map(|node| cluster.mesh_metric(node, "mesh_cni_missed_bytes_total")).sum()
 }
 
 /// How many questions of the plugin the agents have answered, and how many of them took too long.

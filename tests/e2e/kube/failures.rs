@@ -14,10 +14,10 @@ use crate::runner::say;
 /// How long the API server is away in the case that every run has; five minutes have a case of their own.
 const AWAY: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(300);
-const FILE: &str = "/etc/cni/net.d/20-lab.conflist";
+pub(super) const FILE: &str = "/etc/cni/net.d/20-lab.conflist";
 
 /// The shop in the mesh, open while `work` runs.
-fn with_shop(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn with_shop(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()> {
     with_mesh(cluster)?;
     cluster.open_shop()?;
     cluster.label_namespace(shop::NAMESPACE, Some("ambient"))?;
@@ -28,13 +28,13 @@ fn with_shop(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()>
     eventually(START, || cluster.kubectl().delete(&shop::objects().to_string()))
 }
 
-fn captured(cluster: &Cluster) -> Result<()> {
+pub(super) fn captured(cluster: &Cluster) -> Result<()> {
     let all = pods(cluster, shop::NAMESPACE)?;
     ["n1", "n2"].iter().try_for_each(|node| cluster.wait_captured(SOON, node, &names(&all, node)))
 }
 
 /// One request from the front end, which goes from node to node.
-fn order(cluster: &Cluster) -> Result<()> {
+pub(super) fn order(cluster: &Cluster) -> Result<()> {
     let client = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "3", "http://payments/"];
     let status = cluster.in_shop("frontend", &client)?;
     ensure!(status == "200", "{status}");
@@ -42,7 +42,7 @@ fn order(cluster: &Cluster) -> Result<()> {
 }
 
 /// While `work` runs, no request crosses the link between the nodes in plaintext.
-fn nothing_leaks(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn nothing_leaks(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let wire = cluster.node("n1").watch_wire()?;
     work()?;
     let seen = wire.finish()?;
@@ -89,12 +89,21 @@ pub(super) fn reboot(cluster: &Cluster) -> Result<()> {
 }
 
 /// Whether the node's plugin is in the network's file.
-fn announced(cluster: &Cluster, node: &str) -> Result<()> {
+pub(super) fn announced(cluster: &Cluster, node: &str) -> Result<()> {
     let file: Value = serde_json::from_str(&cluster.node(node).output("cat", [FILE])?)?;
     let plugins = file["plugins"].as_array().context("no plugins")?;
     let last = plugins.last().context("no plugin")?;
     ensure!(last["type"] == "mesh-agent-cni", "the last plugin is {last}");
     Ok(())
+}
+
+/// Takes the plugin out of the network's file.
+pub(super) fn without_plugin(cluster: &Cluster, node: &str) -> Result<()> {
+    let text = format!(
+        "python3 -c 'import json; f=\"{FILE}\"; d=json.load(open(f)); \
+         d[\"plugins\"]=[p for p in d[\"plugins\"] if p[\"type\"]!=\"mesh-agent-cni\"]; json.dump(d, open(f, \"w\"))'"
+    );
+    cluster.node(node).output("sh", ["-c", &text]).map(drop)
 }
 
 /// Another agent writes the network's file anew, and one deletes the plugin: both are put right, and are told.
@@ -104,12 +113,7 @@ pub(super) fn network_rewritten(cluster: &Cluster) -> Result<()> {
         let node = cluster.node("n1");
         let repairs = || cluster.mesh_metric("n1", "mesh_cni_repairs_total");
         let before = repairs()?;
-        let rewrite = format!(
-            "python3 -c 'import json; f=\"{FILE}\"; d=json.load(open(f)); \
-                               d[\"plugins\"]=[p for p in d[\"plugins\"] if p[\"type\"]!=\"mesh-agent-cni\"]; \
-                               json.dump(d, open(f, \"w\"))'"
-        );
-        node.output("sh", ["-c", &rewrite])?;
+        without_plugin(cluster, "n1")?;
         let start = Instant::now();
         eventually(SOON, || announced(cluster, "n1"))?;
         say(format_args!("the network's file was put right after {:.1} s", start.elapsed().as_secs_f64()));

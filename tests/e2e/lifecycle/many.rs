@@ -13,9 +13,9 @@ use crate::runner::say;
 
 /// As many as the lab's node has addresses for.
 const PODS: u16 = 241;
-/// All of them are enrolled within this, on a machine that is busy with other things as well. Each attachment by
-/// tcx waits for a grace period of the kernel, one at a time.
-const ENROLLED: Duration = Duration::from_secs(30);
+/// All of them are enrolled within this, on a machine that is busy with other things as well; alone it takes less than five
+/// seconds.
+const ENROLLED: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_secs(60);
 const COME_AND_GO: u16 = 1000;
 /// The first ones are not counted: caches and pools fill.

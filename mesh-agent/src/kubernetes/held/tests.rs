@@ -25,6 +25,24 @@ fn pod(number: u8, namespace: &str, label: Option<&str>, version: u32) -> PodObj
     .unwrap()
 }
 
+/// A pod that says it is the mirror of the static one with this uid.
+fn mirror(number: u8, uid: &str) -> PodObject {
+    let mut object = pod(number, "apps", Some("ambient"), 1);
+    let written = [("kubernetes.io/config.mirror", uid), ("kubernetes.io/config.hash", uid)];
+    object.metadata.annotations = Some(written.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    object
+}
+
+#[test]
+fn a_mirror_has_the_uid_of_its_static_pod_unless_another_pod_has_it() {
+    let (mut held, picture) = started(vec![mirror(1, "static")], vec![namespace("apps", Plain)]);
+    assert_eq!(picture.pods.keys().map(|uid| &**uid).collect::<Vec<_>>(), ["static"]);
+    let picture = held.pod(Event::Apply(pod(2, "apps", None, 1))).unwrap();
+    assert_eq!(standings(&picture), named([("p1", MEMBER), ("p2", NOT)]));
+    let picture = held.pod(Event::Apply(mirror(1, "uid-2"))).unwrap();
+    assert_eq!(standings(&picture), named([("p2", NOT)]), "written, and not believed");
+}
+
 fn namespace(name: &str, mode: Namespace) -> NamespaceObject {
     let labels = if mode == Ambient { json!({"istio.io/dataplane-mode": "ambient"}) } else { json!({}) };
     serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()

@@ -13,7 +13,7 @@ use super::marks::{ENABLED, Marking, PENDING, Wish};
 use super::questions::Number;
 use crate::kubernetes::{Outside, Pod, Standing};
 use crate::model::pod::PodStatus;
-use crate::model::{Captured, PodNetns, PodSpec, Programs};
+use crate::model::{Captured, Older, PodNetns, PodSpec, Programs};
 use crate::pods::find::Place;
 
 /// A namespace that was not found is looked for again so often.
@@ -76,6 +76,14 @@ pub(super) struct Site {
     pub(super) life: Life,
     /// When it was last seen that a process is in it.
     pub(super) checked: Instant,
+    pub(super) older: Older,
+}
+
+impl Site {
+    /// A namespace that nobody announced.
+    pub(super) fn found(place: Place, addresses: Vec<IpAddr>, older: Older, now: Instant) -> Self {
+        Self { place, addresses, container: None, announced: None, life: Life::Assumed, checked: now, older }
+    }
 }
 
 /// Whether a namespace may have no process any more.
@@ -84,6 +92,15 @@ pub(super) enum Life {
     Assumed,
     /// That is to be looked at soon.
     Doubted,
+}
+
+/// Since when a pod is a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// It may have run before, or was announced.
+    Later,
+    /// From its beginning, and its runtime has to announce it.
+    Born,
 }
 
 /// How a pod's capture is doing.
@@ -100,6 +117,7 @@ enum Capture {
 pub(super) struct Member {
     pub(super) pod: Arc<Pod>,
     pub(super) known: Known,
+    pub(super) entry: Entry,
     /// Whether it is to be captured. A pod that has ended stays what it was until it has left its namespace.
     pub(super) belongs: bool,
     pub(super) site: Option<Site>,
@@ -119,6 +137,7 @@ impl Member {
             marking: Marking::new(pod.mark.clone()),
             pod,
             known,
+            entry: Entry::Later,
             site: None,
             spec: None,
             search: SEARCH,
@@ -128,14 +147,20 @@ impl Member {
         }
     }
 
+    pub(super) fn entering(self, entry: Entry) -> Self {
+        Self { entry, ..self }
+    }
+
     /// A pod that a former agent left enrolled. It is wanted as it was until there is a picture.
     pub(super) fn remembered(spec: Arc<PodSpec>, now: Instant) -> Option<Self> {
         let (PodNetns::Proven { path, netns }, Captured::ByPrograms(programs)) = (&spec.netns, &spec.captured) else {
             return None;
         };
-        let place = Place { path: path.clone(), netns: netns.clone(), interface: programs.interface.clone() };
+        let place =
+            Place { path: path.clone(), netns: netns.clone(), interface: programs.interface.clone(), carried: 0 };
         let pod = Pod {
             uid: Arc::clone(&spec.uid),
+            object: Arc::clone(&spec.uid),
             name: spec.name.clone(),
             namespace: spec.namespace.clone(),
             service_account: spec.service_account.clone(),
@@ -144,15 +169,21 @@ impl Member {
             names: programs.names,
             standing: Standing::Member,
             mark: None,
+            ignored: Vec::new(),
         };
         let addresses = programs.addresses.clone();
-        let site = Site { place, addresses, container: None, announced: None, life: Life::Assumed, checked: now };
+        let site = Site::found(place, addresses, Older::LeftAlone, now);
         Some(Self {
             site: Some(site),
             spec: Some(spec),
             patience: RETURN,
             ..Self::new(Arc::new(pod), Known::Remembered)
         })
+    }
+
+    /// Whether `pod` has the uid of this one, which is on the node, and is another one.
+    pub(super) fn is_usurped(&self, pod: &Pod) -> bool {
+        self.site.is_some() && !self.pod.is_namesake(pod)
     }
 
     /// The pod as the API server has it now, and by whom it is known from now on.
@@ -180,7 +211,10 @@ impl Member {
     pub(super) fn settle(&mut self, mut site: Site, probers: &Probers) {
         if let Some(old) = self.site.take().filter(|old| old.place.netns == site.place.netns) {
             // The same namespace keeps its path: another one would be another pod to the driver.
-            site.place.path = old.place.path;
+            (site.place.path, site.older) = (old.place.path, old.older);
+        }
+        if site.announced.is_some() {
+            self.entry = Entry::Later;
         }
         (self.site, self.lost) = (Some(site), None);
         self.rebuild(probers);
@@ -295,13 +329,14 @@ impl Member {
 
 fn spec(pod: &Pod, site: &Site, probers: &Probers) -> PodSpec {
     let addresses = if pod.addresses.is_empty() { &site.addresses } else { &pod.addresses };
-    let Place { path, netns, interface } = site.place.clone();
+    let Place { path, netns, interface, .. } = site.place.clone();
     let programs = Programs {
         interface,
         node_addresses: probers.of(addresses),
         addresses: addresses.clone(),
         probe_ports: pod.probe_ports.clone(),
         names: pod.names,
+        older: site.older,
         ..Programs::default()
     };
     PodSpec {

@@ -10,7 +10,7 @@ use super::member::{Known, Life, Member, Site};
 use super::{Act, Members};
 use crate::cni::{Answer, Sandbox};
 use crate::kubernetes::{Pod, Standing};
-use crate::model::pod::{PodState, PodStatus};
+use crate::model::pod::{Older, PodState, PodStatus};
 use crate::pods::find::Place;
 use crate::sys::netns::Netns;
 
@@ -40,6 +40,10 @@ enum Stage {
 impl Question {
     pub(super) fn deadline(&self) -> Instant {
         self.asked + LIMIT
+    }
+
+    pub(super) fn is_about(&self, pod: &Pod) -> bool {
+        is_named(pod, &self.sandbox)
     }
 
     /// What is said when it is reached.
@@ -81,10 +85,13 @@ impl Members {
             },
             Ok(None) => format!("the API server has no pod {name} on this node"),
             Ok(Some(pod)) => match pod.standing {
-                Standing::Outside(reason) => return self.answer(number, Answer::Outside(reason.to_string())),
+                Standing::Outside(reason) => {
+                    self.outsiders.insert(Arc::clone(&pod.uid), question.asked);
+                    return self.answer(number, Answer::Outside(reason.to_string()));
+                }
                 Standing::Member if asked.is_some_and(|asked| asked != &*pod.uid) => format!(
                     "the API server's pod {name} has the uid {}, and the runtime's has another one, maybe because it was \
-                     replaced; a static pod cannot be in the mesh",
+                     replaced",
                     pod.uid
                 ),
                 Standing::Member => {
@@ -103,7 +110,8 @@ impl Members {
     /// Takes up a pod that no picture has shown yet, or none any more.
     fn tell(&mut self, pod: Pod) -> Arc<str> {
         let uid = Arc::clone(&pod.uid);
-        if !self.is_known(&uid) {
+        let known = self.is_known(&uid) && self.pods.get(&uid).is_some_and(|member| member.pod.is_namesake(&pod));
+        if !known {
             let pod = Arc::new(pod);
             let new = || Member::new(Arc::clone(&pod), Known::Told);
             self.pods.entry(Arc::clone(&uid)).or_insert_with(new).update(&pod, Known::Told, &self.probers);
@@ -113,10 +121,7 @@ impl Members {
 
     /// The pod of a sandbox as far as it is known without the API server.
     fn known_as(&self, sandbox: &Sandbox) -> Option<Arc<str>> {
-        let same = |pod: &Pod| match &sandbox.uid {
-            Some(uid) => **uid == *pod.uid,
-            None => (&pod.namespace, &pod.name) == (&sandbox.namespace, &sandbox.name),
-        };
+        let same = |pod: &Pod| is_named(pod, sandbox) && sandbox.uid.as_ref().is_none_or(|uid| **uid == *pod.uid);
         let mut members = self.pods.values().filter(|member| member.known != Known::Gone);
         members.find(|member| same(&member.pod)).map(|member| Arc::clone(&member.pod.uid))
     }
@@ -134,7 +139,7 @@ impl Members {
             return;
         }
         let Sandbox { container, netns: path, interface, addresses, .. } = question.sandbox.clone();
-        let place = Place { path, netns: question.netns.clone(), interface };
+        let place = Place { path, netns: question.netns.clone(), interface, carried: 0 };
         let site = Site {
             place,
             addresses,
@@ -142,6 +147,7 @@ impl Members {
             announced,
             life: Life::Assumed,
             checked: question.asked,
+            older: Older::LeftAlone,
         };
         member.settle(site, &self.probers);
         // Whoever asks wants it tried now, whatever became of it before.
@@ -165,7 +171,9 @@ impl Members {
     /// A pod that the API server need not, or need not any more, be asked for.
     fn arrived(&self, question: &Question) -> Option<Arc<str>> {
         let Stage::Asking { .. } = question.stage else { return None };
-        question.sandbox.uid.as_deref().filter(|uid| self.is_known(uid)).map(Arc::from)
+        let uid = question.sandbox.uid.as_deref().filter(|uid| self.is_known(uid))?;
+        let member = self.pods.get(uid).filter(|member| is_named(&member.pod, &question.sandbox))?;
+        Some(Arc::clone(&member.pod.uid))
     }
 
     fn fate(&self, question: &Question, now: Instant) -> Option<Answer> {
@@ -206,6 +214,10 @@ impl Members {
         }
         acts
     }
+}
+
+fn is_named(pod: &Pod, sandbox: &Sandbox) -> bool {
+    pod.is_named(&sandbox.namespace, &sandbox.name)
 }
 
 /// Whether a status is about what is wanted of the pod now, not about what was before.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::marks::{ENABLED, PENDING};
 use super::*;
 use crate::cni::Sandbox;
-use crate::kubernetes::{Outside, Standing};
+use crate::kubernetes::Outside;
 use crate::model::pod::PodState;
 use crate::model::{Captured, PodNetns, Programs};
 use crate::pods::find::Place;
@@ -39,6 +39,7 @@ fn ip(text: &str) -> IpAddr {
 fn pod(uid: &str, standing: Standing) -> Pod {
     Pod {
         uid: uid.into(),
+        object: uid.into(),
         name: format!("name-{uid}"),
         namespace: "shop".into(),
         service_account: "sa".into(),
@@ -47,6 +48,7 @@ fn pod(uid: &str, standing: Standing) -> Pod {
         names: None,
         standing,
         mark: None,
+        ignored: Vec::new(),
     }
 }
 
@@ -140,7 +142,7 @@ fn netns(spec: &PodSpec) -> Netns {
 }
 
 fn place(netns: &Netns) -> Place {
-    Place { path: "/proc/1/ns/net".into(), netns: netns.clone(), interface: "net1".into() }
+    Place { path: "/proc/1/ns/net".into(), netns: netns.clone(), interface: "net1".into(), carried: 77 }
 }
 
 fn looks(acts: &[Act]) -> impl Iterator<Item = &Look> {
@@ -219,6 +221,77 @@ fn a_pod_that_is_no_member_any_more_is_not_wanted() {
         let again = node.picture(&[pod("a", MEMBER)]);
         assert_eq!((node.wanted().len(), looks_for(&again)), (1, vec![]), "it has not moved");
     }
+}
+
+fn missed(acts: &[Act]) -> Vec<(String, u64)> {
+    let one = |act: &Act| {
+        let Act::Missed { pod, bytes } = act else { return None };
+        Some((pod.uid.to_string(), *bytes))
+    };
+    acts.iter().filter_map(one).collect()
+}
+
+fn older(node: &Node) -> Vec<Older> {
+    let of = |spec: &Arc<PodSpec>| match &spec.captured {
+        Captured::ByPrograms(programs) => programs.older,
+        Captured::ByRules => panic!("not of Kubernetes"),
+    };
+    node.members.wanted().iter().map(of).collect()
+}
+
+#[test]
+fn a_new_member_that_nobody_announced_has_gone_around() {
+    let [a, b] = namespaces();
+    let mut node = Node::new();
+    node.picture(&[pod("old", UNLABELLED)]);
+    node.picture(&[pod("old", MEMBER), pod("new", MEMBER)]);
+    let acts = node.found("new", Ok(place(&a)));
+    assert_eq!((missed(&acts), older(&node)), (vec![("new".to_owned(), 77)], vec![Older::Cut]));
+    let acts = node.found("old", Ok(place(&b)));
+    assert_eq!((missed(&acts), older(&node)), (vec![], vec![Older::Cut, Older::LeftAlone]), "it was labelled");
+}
+
+#[test]
+fn who_was_there_before_us_or_was_announced_has_not_gone_around() {
+    let [a, b] = namespaces();
+    let mut node = Node::new();
+    let (number, _) = node.announce(sandbox("outsider", "c1"), &b);
+    node.told(number, Ok(Some(pod("outsider", UNLABELLED))));
+    node.picture(&[pod("first", MEMBER)]);
+    node.picture(&[pod("first", MEMBER), pod("outsider", MEMBER)]);
+    for (uid, netns) in [("first", &a), ("outsider", &b)] {
+        assert_eq!(missed(&node.found(uid, Ok(place(netns)))), [], "{uid}");
+    }
+    assert_eq!(older(&node), [Older::LeftAlone; 2]);
+    let mut node = Node::with(Plugin::Absent, Vec::new());
+    node.picture(&[]);
+    node.picture(&[pod("a", MEMBER)]);
+    assert_eq!(missed(&node.found("a", Ok(place(&a)))), [], "there is no plugin");
+}
+
+#[test]
+fn what_an_annotation_asks_for_in_vain_is_told() {
+    let mut node = Node::new();
+    let asks = |standing| Pod { ignored: vec!["x.example/y"], ..pod("a", standing) };
+    node.picture(&[asks(MEMBER)]);
+    let told = |node: &Node| node.members.remarks().iter().any(|one| one.what == What::Ignored("x.example/y"));
+    assert!(told(&node));
+    node.picture(&[asks(UNLABELLED)]);
+    assert!(!told(&node), "it is none of ours");
+}
+
+#[test]
+fn nobody_gets_a_pods_place_by_its_uid() {
+    let [a] = namespaces();
+    let mut node = Node::new();
+    node.picture(&[pod("a", MEMBER)]);
+    node.found("a", Ok(place(&a)));
+    node.drive(&PodState::Enrolled);
+    let before = node.members.wanted();
+    let other = Pod { name: "other".into(), service_account: "root".into(), ..pod("a", MEMBER) };
+    node.picture(&[other]);
+    assert_eq!(node.members.wanted(), before);
+    assert_eq!(looks_whether(&node.after(second(1))), ["a"], "as of a pod that has gone");
 }
 
 #[test]

@@ -46,6 +46,7 @@ impl Cluster for Server {
 fn pod(name: &str, standing: Standing) -> Pod {
     Pod {
         uid: format!("uid-{name}").into(),
+        object: format!("uid-{name}").into(),
         name: name.into(),
         namespace: "shop".into(),
         service_account: "sa".into(),
@@ -54,6 +55,7 @@ fn pod(name: &str, standing: Standing) -> Pod {
         names: None,
         standing,
         mark: None,
+        ignored: Vec::new(),
     }
 }
 
@@ -77,7 +79,8 @@ impl Scene {
         let (pictures, picture) = watch::channel(None);
         let (door, asked) = mpsc::channel(16);
         let (told, statuses) = watch::channel(Vec::new());
-        let inputs = Inputs { cluster: server.clone(), pictures: picture, asked: Some(asked), statuses, former };
+        let (announced, asked) = (Announced::default(), Some(asked));
+        let inputs = Inputs { cluster: server.clone(), pictures: picture, asked, statuses, former, announced };
         let settings = Settings { places, addresses: vec!["192.0.2.1".parse().unwrap()] };
         let (source, outputs) = Source::new(inputs, settings);
         tasks.spawn(source.run());
@@ -213,6 +216,9 @@ async fn what_a_former_agent_left_is_wanted_from_the_first_moment() {
         captured: crate::model::Captured::ByPrograms(crate::model::Programs::default()),
     };
     let mut scene = Scene::new(vec![left]);
+    let process = scene.root.path().join("proc/1/ns");
+    fs::create_dir_all(&process).unwrap();
+    std::os::unix::fs::symlink(place.path(), process.join("net")).unwrap();
     assert_eq!(scene.wanted(), ["left"]);
     sleep(ANSWER * 100).await;
     assert_eq!(scene.wanted(), ["left"]);

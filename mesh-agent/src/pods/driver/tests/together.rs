@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{NO_TIME, Node, Paper, pod, run};
-use crate::pods::driver::{AT_ONCE, OnShutdown};
+use crate::pods::driver::OnShutdown;
+use crate::pods::driver::enrolling::AT_ONCE;
 
 #[test]
 fn pods_are_enrolled_together_and_not_all_at_once() {
@@ -28,6 +29,39 @@ fn pods_are_enrolled_together_and_not_all_at_once() {
             let calls = node.paper.calls();
             assert_eq!(calls.iter().filter(|call| **call == format!("enrol {number}")).count(), expected, "{number}");
         }
+        node.finish().await;
+    });
+}
+
+/// A runtime waits for each new pod by itself.
+#[test]
+fn a_new_pod_does_not_wait_for_those_that_are_being_enrolled() {
+    run(async {
+        let paper = Paper { slow: Duration::from_millis(300), ..Paper::default() };
+        let mut node = Node::start(paper, OnShutdown::Keep, NO_TIME, &[pod("a")]);
+        node.until_called("enrol a", 1).await;
+        node.want(&[pod("a"), pod("b")]);
+        let all = node.statuses.wait_for(|pods| pods.len() == 2).await.unwrap().clone();
+        assert!(all.iter().all(|pod| pod.state.is_captured()));
+        assert_eq!(node.paper.busy.1.load(Ordering::SeqCst), 2, "both at once");
+        node.want(&[pod("b")]);
+        node.until(&["b enrolled"]).await;
+        assert_eq!(node.paper.calls().iter().filter(|call| call.starts_with("enrol")).count(), 2, "each once");
+        node.finish().await;
+    });
+}
+
+#[test]
+fn what_has_changed_while_pods_joined_is_done_after_them() {
+    run(async {
+        let paper = Paper { slow: Duration::from_millis(300), ..Paper::default() };
+        let mut node = Node::start(paper, OnShutdown::Keep, NO_TIME, &[pod("a")]);
+        node.until(&["a enrolled"]).await;
+        node.want(&[pod("a"), pod("b")]);
+        node.until_called("enrol b", 1).await;
+        node.want(&[pod("b"), pod("c")]);
+        node.until(&["b enrolled", "c enrolled"]).await;
+        node.until_called("withdraw a", 1).await;
         node.finish().await;
     });
 }

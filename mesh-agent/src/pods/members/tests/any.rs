@@ -246,6 +246,10 @@ impl World {
                     }
                     self.writes.push((pod, mark));
                 }
+                Act::Missed { pod, .. } => {
+                    let pod = number(&pod.uid);
+                    prop_assert!(self.questions.values().all(|(asked, _)| *asked != pod), "it is being announced");
+                }
                 Act::Answer { question, answer } => {
                     let Some((pod, sandbox)) = self.questions.remove(&question) else {
                         return Err(TestCaseError::fail(format!("{question:?} was answered or forgotten before")));

@@ -15,7 +15,7 @@ fn asks(acts: &[Act]) -> Vec<Number> {
 }
 
 impl Node {
-    fn told(&mut self, number: Number, result: Result<Option<Pod>, &str>) -> Vec<Act> {
+    pub(super) fn told(&mut self, number: Number, result: Result<Option<Pod>, &str>) -> Vec<Act> {
         self.members.told(number, result.map_err(str::to_owned));
         self.acts()
     }
