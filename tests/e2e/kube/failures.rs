@@ -147,9 +147,9 @@ fn api_away(cluster: &Cluster, length: Duration) -> Result<()> {
             thread::sleep(Duration::from_millis(100));
         }
         server.launch()?;
-        cluster.wait_ready()?;
-        cluster.wait_mesh()?;
         say(format_args!("API server away for {length:?}: {count} requests, none failed"));
+        eventually(START * 2, || cluster.wait_ready())?;
+        cluster.wait_mesh()?;
         captured(cluster)
     })
 }
