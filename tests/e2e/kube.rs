@@ -40,7 +40,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::cluster("mesh_pod_that_was_not_announced", tampering::missed),
     Case::cluster("mesh_stale_pins", tampering::stale_pins),
     Case::cluster("mesh_node_reboots", failures::reboot).limit(300),
-    Case::cluster("mesh_api_away", failures::api_away_for_a_while).limit(300),
+    Case::cluster("mesh_api_away", failures::api_away_for_a_while).limit(400),
     Case::cluster("mesh_api_away_for_five_minutes", failures::api_away_for_five_minutes).limit(900).only_when_named(),
     Case::cluster("mesh_permissions", access::each_is_needed).limit(900),
     Case::cluster("mesh_burst_of_pods", burst::burst).limit(900),

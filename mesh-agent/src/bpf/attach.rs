@@ -14,11 +14,12 @@ use aya::programs::tc::{
     NlOptions, SchedClassifier, SchedClassifierLink, TcAttach, TcAttachType, TcHandle, qdisc_add_clsact,
     qdisc_detach_program,
 };
-use aya::programs::{LinkOrder, ProgramError, SkLookup};
+use aya::programs::{LinkOrder, Program, ProgramError, SkLookup};
 
 use super::BpfError;
 use super::object::Capture;
 use crate::sys::netlink::clsact::Filter;
+use crate::sys::thread;
 
 /// Which mechanism attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub(super) fn is_our_filter(filter: &Filter) -> bool {
 
 fn hooks(interface: &str) -> [Hook<'_>; 3] {
     use TcAttachType::{Egress, Ingress};
-    // lo first: as soon as egress sends packets there, they must be taken.
+    // Egress comes last: as soon as it sends packets to lo, they must be taken.
     [
         Hook { program: "lo_ingress", interface: "lo", direction: Ingress },
         Hook { program: "pod_ingress", interface, direction: Ingress },
@@ -80,20 +81,30 @@ fn hooks(interface: &str) -> [Hook<'_>; 3] {
 
 /// Attaches all three programs, or puts them in the place of a former agent's.
 pub fn attach(capture: &mut Capture, interface: &str, pins: &Path, mechanism: Mechanism) -> Result<(), BpfError> {
-    for hook in hooks(interface) {
-        let program: &mut SchedClassifier = capture
-            .object
-            .program_mut(hook.program)
-            .ok_or(BpfError::Missing(hook.program))?
-            .try_into()
-            .map_err(|cause| failed(&hook, cause))?;
-        program.load().map_err(|cause| failed(&hook, cause))?;
-        match mechanism {
-            Mechanism::Tcx => attach_tcx(program, &hook, pins)?,
-            Mechanism::Clsact => attach_clsact(program, &hook)?,
+    let [on_lo, inward, outward] = hooks(interface);
+    let (mut lo, mut ingress, mut egress) = (None, None, None);
+    for (name, program) in capture.object.programs_mut() {
+        for (hook, place) in [(&on_lo, &mut lo), (&inward, &mut ingress), (&outward, &mut egress)] {
+            if hook.program == name {
+                *place = Some(program);
+                break;
+            }
         }
     }
-    Ok(())
+    let put = |program: Option<&mut Program>, hook: &Hook<'_>| -> Result<(), BpfError> {
+        let program = program.ok_or(BpfError::Missing(hook.program))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|cause| failed(hook, cause))?;
+        program.load().map_err(|cause| failed(hook, cause))?;
+        match mechanism {
+            Mechanism::Tcx => attach_tcx(program, hook, pins),
+            Mechanism::Clsact => attach_clsact(program, hook),
+        }
+    };
+    // Each waits for the kernel's lock of networks, on a busy node longer than it holds it.
+    let first = thread::together(|| put(lo, &on_lo), || put(ingress, &inward));
+    let (lo, ingress) = first.map_err(|cause| BpfError::File { path: "/proc/self/task".into(), cause })?;
+    lo.and(ingress)?;
+    put(egress, &outward)
 }
 
 /// Attaches the socket look-up of reopened connections to the namespace, in the place of a former agent's.

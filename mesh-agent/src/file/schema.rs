@@ -69,7 +69,7 @@ pub struct Node {
     pub run_dir: PathBuf,
     #[serde(default = "bpf_fs")]
     pub bpf_fs: PathBuf,
-    /// The kernel's switch for quick grace periods, turned on while many pods are enrolled or removed; null: never.
+    /// The kernel's switch for quick grace periods, turned on while pods are enrolled or removed; null: never.
     #[serde(default = "rcu_expedited")]
     pub rcu_expedited: Option<PathBuf>,
     /// Root of a cgroup2 hierarchy that holds the pods; default the highest one that is mounted.

@@ -190,6 +190,9 @@ impl Kernel {
             loaded.leave_alone(&older)?;
         }
         loaded.configure(&config(programs, Phase::Strict, self.captured(programs)))?;
+        if before == Before::Open && programs.older == Older::Cut {
+            cut_older(&spec.uid);
+        }
         Ok(loaded.origin)
     }
 }
@@ -209,6 +212,16 @@ fn inspect(Pod { spec, programs }: Pod<'_>) -> Result<u64, CaptureError> {
         return Ok(cookie);
     }
     Err(CaptureError::NoAddress { place: place(), addresses: addresses.clone() })
+}
+
+/// Nothing of them leaves any more; that they are ended as well spares their ends the wait.
+fn cut_older(pod: &str) {
+    match namespace::cut_older() {
+        Ok(count) => tracing::info!(pod, count, "connections that were older than the capture are cut"),
+        Err(error) => {
+            tracing::warn!(pod, %error, "connections that are older than the capture hang, maybe the kernel lacks CONFIG_INET_DIAG_DESTROY")
+        }
+    }
 }
 
 impl Capture for Kernel {

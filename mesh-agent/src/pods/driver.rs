@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::enrolling::MANY;
 use self::leaving::Leaving;
 pub use self::settings::{OnShutdown, Retry, Settings};
 use self::work::{blocking, enrol};
@@ -66,7 +65,7 @@ impl Driver {
         Self { ended, ..self }
     }
 
-    /// A driver that makes the kernel's grace periods short while it has many pods to enrol or to remove.
+    /// A driver that makes the kernel's grace periods short while it has pods to enrol or to remove.
     #[must_use]
     pub fn expediting(self, periods: Option<GracePeriods>) -> Self {
         Self { periods, ..self }
@@ -265,8 +264,7 @@ impl Driver {
     /// Removes every trace of a pod that no connection uses any more.
     async fn remove(&mut self, uid: Arc<str>) -> Result<(), ()> {
         let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
-        let leaving = self.pods.values().filter(|pod| pod.state == PodState::Draining).count();
-        let _quick = if leaving < MANY { None } else { self.periods.as_ref().map(GracePeriods::expedite) };
+        let _quick = self.periods.as_ref().map(GracePeriods::expedite);
         let result = blocking(move || capture.withdraw(&gone)).await;
         self.pods.remove(&uid);
         self.report();

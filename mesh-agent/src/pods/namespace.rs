@@ -9,7 +9,8 @@ use std::io;
 use mesh_common::maps::FlowKey;
 
 use crate::bpf::facts::flow_key;
-use crate::sys::netlink::{Change, Connection, Family, captured_rule, connections, local_route};
+use crate::sys::netlink::{Change, Connection, Family, captured_rule, connections, destroy, local_route};
+use crate::sys::thread;
 
 const CONF: &str = "/proc/sys/net/ipv4/conf";
 
@@ -64,13 +65,10 @@ pub(super) fn write(path: &str, value: &str) -> io::Result<()> {
     fs::write(path, value)
 }
 
-/// Adds or removes the rules and routes of both families.
+/// Adds or removes the rules and routes of both families, which wait for the kernel's lock of networks side by side.
 pub(super) fn routing(change: Change) -> io::Result<()> {
-    for family in [Family::V4, Family::V6] {
-        captured_rule(family, change)?;
-        local_route(family, change)?;
-    }
-    Ok(())
+    let one = |family| captured_rule(family, change).and_then(|()| local_route(family, change));
+    thread::together(|| one(Family::V4), || one(Family::V6)).and_then(|(v4, v6)| v4.and(v6))
 }
 
 /// The connections that were open before the enrolment, called while new ones are being captured already.
@@ -79,9 +77,20 @@ pub(super) fn routing(change: Change) -> io::Result<()> {
 /// mirrored. The proxy's end exists before the application's is established; with mirrors taken from a second look as
 /// well, none can be mistaken for an older one.
 pub(super) fn older_flows() -> io::Result<Vec<FlowKey>> {
+    Ok(older()?.iter().map(|c| flow_key(c.local, c.remote)).collect())
+}
+
+/// Ends the connections that were open before the enrolment, and tells how many there were.
+pub(super) fn cut_older() -> io::Result<usize> {
+    let older = older()?;
+    older.iter().try_for_each(|connection| destroy(*connection))?;
+    Ok(older.len())
+}
+
+fn older() -> io::Result<Vec<Connection>> {
     let first = connections()?;
     let second = connections()?;
     let mirrors: HashSet<Connection> =
         first.iter().chain(&second).map(|c| Connection { local: c.remote, remote: c.local }).collect();
-    Ok(first.iter().filter(|c| !mirrors.contains(c)).map(|c| flow_key(c.local, c.remote)).collect())
+    Ok(first.into_iter().filter(|c| !mirrors.contains(c)).collect())
 }

@@ -126,8 +126,45 @@ pub fn connections() -> io::Result<Vec<Connection>> {
     Ok(found)
 }
 
+/// Ends a TCP connection: its local end gets an error, its remote one a reset. One that has ended is no error. Needs a kernel
+/// with `CONFIG_INET_DIAG_DESTROY`.
+pub fn destroy(connection: Connection) -> io::Result<()> {
+    /// `SOCK_DESTROY` (linux/sock_diag.h).
+    const DESTROY: u16 = 21;
+    /// `INET_DIAG_NOCOOKIE` (linux/inet_diag.h): the addresses are name enough.
+    const NO_COOKIE: [u8; 8] = [0xff; 8];
+    let Connection { local, remote } = connection;
+    let (family, blank) = match local {
+        SocketAddr::V4(_) => (AF_INET, SocketId::new_v4()),
+        SocketAddr::V6(_) => (AF_INET6, SocketId::new_v6()),
+    };
+    let socket_id = SocketId {
+        source_address: local.ip(),
+        source_port: local.port(),
+        destination_address: remote.ip(),
+        destination_port: remote.port(),
+        cookie: NO_COOKIE,
+        ..blank
+    };
+    let (states, extensions) = (StateFlags::all(), ExtensionFlags::empty());
+    let ask = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
+    match request_as(Some(DESTROY), NETLINK_SOCK_DIAG, SockDiagMessage::InetRequest(ask), NLM_F_ACK, |_| {}) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
 /// Sends one request and reads its answers to their end.
-fn request<M>(protocol: isize, message: M, flags: u16, mut each: impl FnMut(M)) -> io::Result<()>
+fn request<M>(protocol: isize, message: M, flags: u16, each: impl FnMut(M)) -> io::Result<()>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+    NetlinkPayload<M>: From<M>,
+{
+    request_as(None, protocol, message, flags, each)
+}
+
+/// The same with another type than the message has by itself.
+fn request_as<M>(kind: Option<u16>, protocol: isize, message: M, flags: u16, mut each: impl FnMut(M)) -> io::Result<()>
 where
     M: NetlinkSerializable + NetlinkDeserializable,
     NetlinkPayload<M>: From<M>,
@@ -139,6 +176,9 @@ where
     header.flags = NLM_F_REQUEST | flags;
     let mut packet = NetlinkMessage::new(header, message.into());
     packet.finalize();
+    if let Some(kind) = kind {
+        packet.header.message_type = kind;
+    }
     let mut bytes = vec![0; packet.buffer_len()];
     packet.serialize(&mut bytes);
     socket.send(&bytes, 0)?;

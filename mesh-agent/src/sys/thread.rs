@@ -33,9 +33,37 @@ pub fn nicely<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     }
 }
 
+/// Does two pieces of work that mostly wait, the first one on a thread of its own. It starts in the namespaces that this
+/// thread is in.
+pub fn together<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> io::Result<(A, B)> {
+    thread::scope(|scope| {
+        let thread = Builder::new().name("beside".to_owned()).spawn_scoped(scope, first)?;
+        let second = second();
+        let first = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((first, second))
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::nicely;
+    use super::{nicely, together};
+
+    #[test]
+    fn both_are_done_side_by_side() {
+        let meet = std::sync::Barrier::new(2);
+        let (first, second) = together(
+            || {
+                meet.wait();
+                1
+            },
+            || {
+                meet.wait();
+                2
+            },
+        )
+        .unwrap();
+        assert_eq!((first, second), (1, 2));
+    }
 
     #[test]
     fn nice_work_is_done_elsewhere_and_leaves_no_trace() {

@@ -6,7 +6,7 @@ use mesh_e2e::cluster::{Cluster, mesh, shop};
 use mesh_e2e::eventually;
 use serde_json::{Value, json};
 
-use super::support::{SOON, pods, with_mesh};
+use super::support::{SOON, pods, wait_ready, with_mesh};
 use crate::runner::say;
 
 /// The role as it is applied.
@@ -57,14 +57,25 @@ pub(super) fn each_is_needed(cluster: &Cluster) -> Result<()> {
         cluster.kubectl().delete(&shop::objects().to_string())?;
         say(format_args!("without {name}: {}", missed?));
     }
-    cluster.kubectl().run(["rollout", "restart", "daemonset/mesh-agent", "--namespace", mesh::NAMESPACE])?;
+    restart(cluster)?;
     cluster.wait_mesh()
+}
+
+/// Has all agents start anew. A rollout would wait for the first to be ready, and the others would go on with what they
+/// were told when they might ask.
+fn restart(cluster: &Cluster) -> Result<()> {
+    let selected = format!("--selector=app={}", mesh::NAME);
+    cluster.kubectl().run(["delete", "pods", &selected, "--namespace", mesh::NAMESPACE]).map(drop)
 }
 
 /// What is not done, as the agent tells it.
 fn missed(cluster: &Cluster, resource: &str, verb: &str) -> Result<String> {
-    cluster.kubectl().run(["rollout", "restart", "daemonset/mesh-agent", "--namespace", mesh::NAMESPACE])?;
+    restart(cluster)?;
     cluster.kubectl().apply(&shop::objects().to_string())?;
+    if verb == "watch" {
+        // A pod that is labelled before it is announced need not be watched.
+        wait_ready(cluster, shop::NAMESPACE, shop::SERVICES.len())?;
+    }
     cluster.label_namespace(shop::NAMESPACE, Some("ambient"))?;
     let told = format!("may not {verb} {resource}");
     eventually(SOON * 3, || {

@@ -24,8 +24,9 @@ pub(super) fn with_shop(cluster: &Cluster, work: impl FnOnce() -> Result<()>) ->
     captured(cluster)?;
     eventually(SOON, || order(cluster))?;
     work()?;
-    // Controllers that were without an API server take their time to come back.
-    eventually(START, || cluster.kubectl().delete(&shop::objects().to_string()))
+    // Kubelets and controllers that were without an API server come back one after the other, each after a wait that has
+    // doubled meanwhile.
+    eventually(START * 2, || cluster.kubectl().delete(&shop::objects().to_string()))
 }
 
 pub(super) fn captured(cluster: &Cluster) -> Result<()> {

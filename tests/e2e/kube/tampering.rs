@@ -9,7 +9,7 @@ use mesh_e2e::eventually;
 use serde_json::{Value, json};
 
 use super::failures::{announced, captured, nothing_leaks, order, with_shop, without_plugin};
-use super::support::{SOON, echo, exec, list, namespace, pod, pods, said, script, service, wait_ready, with_mesh};
+use super::support::{SOON, echo, list, namespace, pod, pods, said, script, service, wait_ready, with_mesh};
 use crate::runner::say;
 
 const NAMESPACE: &str = "missed";
@@ -58,7 +58,6 @@ pub(super) fn missed(cluster: &Cluster) -> Result<()> {
     signal(cluster, "n1", "CONT")?;
     let started = started?;
     cluster.wait_captured(SOON, "n1", &[format!("{NAMESPACE}/early")])?;
-    exec(cluster, (NAMESPACE, "early"), "early", &["sh", "-c", "echo word > /tmp/in"])?;
     eventually(SOON, || {
         let text = said(cluster, (NAMESPACE, "early"), "early")?;
         ensure!(text == "began\nended\n", "the connection from before the capture goes on: {text:?}");

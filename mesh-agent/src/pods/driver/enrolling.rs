@@ -15,8 +15,6 @@ use crate::sys::grace::GracePeriods;
 
 /// Enrolments at once. Most of an enrolment is the kernel's check of the programs, on one core.
 pub(super) const AT_ONCE: usize = 8;
-/// So many pods are many.
-pub(super) const MANY: usize = 4;
 /// How long new pods join those that are being enrolled. All else that is to be done waits for the last of them.
 const JOIN: Duration = Duration::from_secs(2);
 
@@ -28,11 +26,9 @@ impl Driver {
         let mut under_way: BTreeSet<Arc<str>> = specs.iter().map(|spec| Arc::clone(&spec.uid)).collect();
         let mut queue = VecDeque::from(specs);
         let mut running = FuturesUnordered::new();
-        let (mut settled, mut joined, mut quick) = (true, false, None);
+        let (mut settled, mut joined) = (true, false);
+        let quick = self.periods.as_ref().filter(|_| !queue.is_empty()).map(GracePeriods::expedite);
         loop {
-            if quick.is_none() && queue.len() + running.len() >= MANY {
-                quick = self.periods.as_ref().map(GracePeriods::expedite);
-            }
             while running.len() < AT_ONCE
                 && let Some(spec) = queue.pop_front()
             {
@@ -56,6 +52,7 @@ impl Driver {
                 else => break,
             }
         }
+        drop(quick);
         if joined {
             // Only what joined has been looked at.
             desired.mark_changed();
