@@ -33,3 +33,6 @@ impl Credentials {
         Ok(Proven::to(self, side, Some(other.certificates())))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,8 @@ pub(super) struct Neighbour {
     workload: Arc<Workload>,
     leg: Leg,
     target: SocketAddr,
+    /// As which policies and the application see the client: at one of its pod's addresses, whatever it has bound to.
+    client: SocketAddr,
 }
 
 impl Neighbour {
@@ -44,7 +46,7 @@ impl Neighbour {
 }
 
 /// The destination, if it is a pod that this agent serves, and both namespaces agree that the connection is joined here.
-pub(super) fn neighbour(pod: &Pod, source: &Workload, route: &Route) -> Option<Neighbour> {
+pub(super) fn neighbour(pod: &Pod, (source, client): (&Workload, SocketAddr), route: &Route) -> Option<Neighbour> {
     let Route::Tunnel { leg, authority: route::Authority::Address(target), workload, .. } = route else { return None };
     // What goes through a waypoint ends there.
     if leg.next_hop.0.ip() != target.ip() || !workload.addresses.contains(&target.ip()) {
@@ -53,16 +55,19 @@ pub(super) fn neighbour(pod: &Pod, source: &Workload, route: &Route) -> Option<N
     if pod.locals.modes.between(source.namespace(), workload.namespace()) != SameNode::Local {
         return None;
     }
+    let own = source.addresses.contains(&client.ip()).then(|| client.ip());
+    let ip = own.or_else(|| pod.source_ip(source, *target))?;
     let found = pod.locals.find(workload.namespace(), &workload.name)?;
     // Another cluster may have a workload of the same name.
     let own = found.known_workload().filter(|own| own.uid == workload.uid)?;
-    Some(Neighbour { pod: found, workload: own, leg: leg.clone(), target: *target })
+    let client = SocketAddr::new(ip, client.port());
+    Some(Neighbour { pod: found, workload: own, leg: leg.clone(), target: *target, client })
 }
 
 /// Carries one connection from its client's socket to the application, with the record of the destination.
 pub(super) async fn carry(
     pod: &Rc<Pod>,
-    (tcp, client): (&TcpStream, SocketAddr),
+    tcp: &TcpStream,
     (source, service): (&Workload, Option<&str>),
     to: &Neighbour,
     record: &Record,
@@ -70,12 +75,12 @@ pub(super) async fn carry(
     let met = pod.acquaintances.meet(pod, &source.identity, to).await?;
     let there = &*to.pod;
     let _busy = there.tasks.busy();
-    let tunnel = Tunnel { peer: client, far: Rc::clone(&met.client), dialled: to.leg.next_hop.0 };
+    let tunnel = Tunnel { peer: to.client, far: Rc::clone(&met.client), dialled: to.leg.next_hop.0 };
     let asked = Asked { authority: Authority::Address(to.target), service_host: service };
     let request = match inbound::understand(there, &tunnel, asked).await {
         Ok(request) => request,
         Err(error) => {
-            refuse(Reporter::Destination, client, Some(to.target), &error.to_string());
+            refuse(Reporter::Destination, to.client, Some(to.target), &error.to_string());
             return Err(Error::Declined(error.to_string()));
         }
     };

@@ -32,7 +32,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
         Ok(way) => way,
         Err(error) => return early(&tcp, Reporter::Source, client, Some(original.0), &error),
     };
-    if let Some(neighbour) = joined::neighbour(&pod, &way.source, &way.route) {
+    if let Some(neighbour) = joined::neighbour(&pod, (&way.source, way.client), &way.route) {
         return next_door(&pod, &tcp, &way, &neighbour).await;
     }
     // Only the far end of a tunnel in a tunnel knows who serves it, so that is opened before its record.
@@ -59,7 +59,7 @@ async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neigh
     let ends = Ends { security: Security::Local, hbone_addr: None, dst_addr: to.target(), ..tunnelled };
     let record = Record::open(&pod.books, ends);
     let service = service.as_deref().map(|service| &*service.key.hostname);
-    let journey = joined::carry(pod, (tcp, way.client), (&way.source, service), to, &record);
+    let journey = joined::carry(pod, tcp, (&way.source, service), to, &record);
     let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
     if result.is_err() {
         reset_on_close(tcp);
