@@ -52,8 +52,6 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("joined_principals", &ONE_NODE, matchers::principals),
     Case::shared("joined_namespaces_and_service_accounts", &ONE_NODE, matchers::namespaces),
     Case::shared("joined_addresses_and_ports", &ONE_NODE, matchers::addresses),
-    Case::shared("joined_conditions", &ONE_NODE, matchers::conditions),
-    Case::shared("joined_fields_combined", &ONE_NODE, matchers::combined),
     Case::shared("joined_deny_goes_before_allow", &ONE_NODE, meaning::precedence),
     Case::shared("joined_dry_run_only_logs", &ONE_NODE, meaning::dry_run),
     Case::shared("joined_peer_authentication", &ONE_NODE, mutual_tls::modes),
