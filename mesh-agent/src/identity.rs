@@ -3,8 +3,9 @@
 //! [`certs`] is a writer and many readers: pipelines ask for an identity and wait, within a limit, for its first
 //! certificate; a task per identity keeps it fresh by [`renew`]'s schedule through an authority ([`ca`]). [`tls`]
 //! turns certificates into rustls configurations with [`verify`] as the only judge of peers, who asks [`revocation`] what
-//! was taken back. [`proven`] is what a handshake leaves behind. Keys stay in memory.
+//! was taken back. [`proven`] is what a handshake leaves behind, or an [`acquaint`]ance of two identities of this node. Keys stay in memory.
 
+mod acquaint;
 pub mod ca;
 pub mod certs;
 pub mod csr;

@@ -234,8 +234,16 @@ fn shards(
     let lookups = telemetry::lookups::Lookups::default();
     metrics.register(Box::new(lookups.clone()));
     let (network, worlds) = (node.network.as_str().into(), feeds.worlds.subscribe());
-    let deps =
-        Deps { network, worlds, certs: certs.clone(), demand, dns, lookups, habits: settings::habits(&node.tunnels) };
+    let deps = Deps {
+        network,
+        worlds,
+        certs: certs.clone(),
+        demand,
+        dns,
+        lookups,
+        habits: settings::habits(&node.tunnels),
+        same_node: Arc::new(settings::same_node(&node.same_node)),
+    };
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
     Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")

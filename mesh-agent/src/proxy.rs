@@ -13,6 +13,8 @@ mod dial;
 mod error;
 mod far;
 mod inbound;
+mod joined;
+mod locals;
 mod names;
 mod outbound;
 mod plaintext;

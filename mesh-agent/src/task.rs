@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// A group of tasks. Clones share the group.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,11 @@ impl Tasks {
 
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Work of somebody else's task, which the group does not end without: for as long as what this gives is held.
+    pub fn busy(&self) -> TaskTrackerToken {
+        self.tracker.token()
     }
 
     /// Stops the group and waits until all its tasks ended.

@@ -23,6 +23,9 @@ use matrix::topology;
 
 static LAB: Fixture = Fixture { name: "policy", topology };
 
+/// Without tunnels.
+static ONE_NODE: Fixture = Fixture { name: "policy on one node", topology: matrix::one_node };
+
 pub(crate) const CASES: &[Case] = &[
     Case::shared("principals", &LAB, matchers::principals),
     Case::shared("namespaces_and_service_accounts", &LAB, matchers::namespaces),
@@ -46,4 +49,17 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("trap_24_changed_labels_bring_a_policy_to_open_connections", &LAB, revocation::relabelled),
     Case::shared("a_change_that_still_allows_closes_nothing", &LAB, revocation::harmless),
     Case::fresh("a_revoked_certificate_cuts_its_holder_off", revoked::topology, revoked::both_directions),
+    Case::shared("joined_principals", &ONE_NODE, matchers::principals),
+    Case::shared("joined_namespaces_and_service_accounts", &ONE_NODE, matchers::namespaces),
+    Case::shared("joined_addresses_and_ports", &ONE_NODE, matchers::addresses),
+    Case::shared("joined_deny_goes_before_allow", &ONE_NODE, meaning::precedence),
+    Case::shared("joined_dry_run_only_logs", &ONE_NODE, meaning::dry_run),
+    Case::shared("joined_peer_authentication", &ONE_NODE, mutual_tls::modes),
+    Case::shared("joined_a_policy_change_closes_open_connections", &ONE_NODE, revocation::closes),
+    Case::shared("joined_a_lost_allowance_closes_open_connections", &ONE_NODE, revocation::lost),
+    Case::shared("joined_a_connection_under_load_is_closed_as_well", &ONE_NODE, revocation::under_load),
+    Case::shared("joined_strict_mode_closes_plain_connections_only", &ONE_NODE, revocation::strict),
+    Case::shared("joined_changed_labels_bring_a_policy_to_open_connections", &ONE_NODE, revocation::relabelled),
+    Case::shared("joined_a_change_that_still_allows_closes_nothing", &ONE_NODE, revocation::harmless),
+    Case::fresh("joined_a_revoked_certificate_cuts_its_holder_off", revoked::one_node, revoked::joined),
 ];

@@ -29,6 +29,16 @@ const PROBE: u16 = 8088;
 
 /// As users run it: a shard per core.
 static MESH: Fixture = Fixture { name: "mesh", topology };
+/// Pods of one node talk as those of different nodes do.
+static TUNNELS: Fixture = Fixture {
+    name: "mesh of tunnels",
+    topology: || topology().node_setting("same_node", serde_json::json!({"mode": "mtls"})),
+};
+/// One namespace wants it so.
+static STRICTER: Fixture = Fixture {
+    name: "mesh with a stricter namespace",
+    topology: || topology().node_setting("same_node", serde_json::json!({"namespaces": {"default": "mtls"}})),
+};
 /// One shard, so that all connections of a pod to another share tunnels.
 static ONE_SHARD: Fixture = Fixture { name: "one shard", topology: || topology().node_setting("shards", 1) };
 

@@ -249,6 +249,8 @@ impl Direction {
 #[serde(rename_all = "snake_case")]
 pub enum Security {
     MutualTls,
+    /// Without a wire: both ends are pods of this node.
+    Local,
     Plain,
 }
 

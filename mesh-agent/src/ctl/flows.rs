@@ -86,6 +86,7 @@ pub(super) fn render(document: &Flows, rates: &Rates) -> String {
             destination(flow),
             match flow.security {
                 Security::MutualTls => "mtls",
+                Security::Local => "local",
                 Security::Plain => "plain",
             }
             .to_owned(),

@@ -4,6 +4,7 @@ pub mod dns;
 mod kubernetes;
 mod peers;
 mod policy;
+mod same_node;
 mod service;
 mod tunnels;
 pub mod xds;
@@ -22,6 +23,7 @@ pub use dns::Dns;
 pub use kubernetes::{Cni, Kubernetes};
 pub use peers::{Ca, Zds};
 pub use policy::{Action, AuthorizationPolicy, From, Mode, Operation, PeerAuthentication, Rule, Source, To, When};
+pub use same_node::{SameNode, SameNodeMode};
 pub use service::{IpFamilies, Scope, Service, ServicePort, Traffic, TrafficMode, Visibility, WeightedWaypoint};
 pub use tunnels::{Applications, Keepalive, Tunnels};
 pub use xds::Xds;
@@ -91,6 +93,8 @@ pub struct Node {
     pub unknown_destinations: UnknownDestinations,
     #[serde(default)]
     pub tunnels: Tunnels,
+    #[serde(default)]
+    pub same_node: SameNode,
     #[serde(default)]
     pub keepalive: Keepalive,
     /// The pods come from Istio's CNI agent, which keeps rules in them, and not from this file.

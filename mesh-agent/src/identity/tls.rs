@@ -37,6 +37,7 @@ pub struct Credentials {
     provider: Arc<CryptoProvider>,
     roots: Arc<[TrustAnchor<'static>]>,
     revocations: Revocations,
+    certificates: Vec<CertificateDer<'static>>,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
 }
@@ -91,7 +92,7 @@ impl Credentials {
         let (roots, shown) = (anchors(&roots)?, describe(&roots)?);
         let provider = Arc::new(provider());
         let key = provider.key_provider.load_private_key(key)?;
-        let certified = CertifiedKey::new(certificates, key);
+        let certified = CertifiedKey::new(certificates.clone(), key);
         match certified.keys_match() {
             // A provider that cannot tell is no proof against the pair.
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
@@ -115,6 +116,7 @@ impl Credentials {
             provider,
             roots,
             revocations: revocations.clone(),
+            certificates,
             certified,
             server: Arc::new(server),
         })
@@ -127,9 +129,7 @@ impl Credentials {
 
     /// For dialling a peer that must prove one of `accepted`. Made anew for each tunnel, which is rare.
     pub fn client_config(&self, accepted: &[Identity]) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let expected = Expected::OneOf(accepted.into());
-        let (roots, provider) = (Arc::clone(&self.roots), Arc::clone(&self.provider));
-        let verifier = Verifier::new(roots, expected, provider, self.revocations.clone());
+        let verifier = self.verifier(Expected::OneOf(accepted.into()));
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -139,6 +139,15 @@ impl Credentials {
         client.enable_sni = false;
         client.resumption = Resumption::disabled();
         Ok(Arc::new(client))
+    }
+
+    pub(super) fn verifier(&self, expected: Expected) -> Verifier {
+        Verifier::new(Arc::clone(&self.roots), expected, Arc::clone(&self.provider), self.revocations.clone())
+    }
+
+    /// The leaf and its intermediates.
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
 
     /// Keeps an eye on a peer that was verified with these credentials.

@@ -62,7 +62,7 @@ impl Verifier {
         Self { roots, expected, provider, revocations }
     }
 
-    fn verify(
+    pub(super) fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],

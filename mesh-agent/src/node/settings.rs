@@ -7,6 +7,7 @@ use crate::dns::{self, Ipv6, Realm, Upstream};
 use crate::file::schema::{self, Node, OnShutdown};
 use crate::hbone;
 use crate::identity::ca::CaConfig;
+use crate::model::{SameNode, SameNodeModes};
 use crate::pods::driver::{self, Retry, Settings};
 use crate::proxy::shard::{Applications, Habits};
 use crate::sys::grace::GracePeriods;
@@ -49,6 +50,15 @@ fn withdrawal(node: &Node) -> Option<Duration> {
 pub(super) fn keepalive(written: &schema::Keepalive) -> Option<Keepalive> {
     let schema::Keepalive { enabled, time, interval, retries } = *written;
     enabled.then_some(Keepalive { time, interval, retries })
+}
+
+pub(super) fn same_node(written: &schema::SameNode) -> SameNodeModes {
+    let mode = |mode: schema::SameNodeMode| match mode {
+        schema::SameNodeMode::Mtls => SameNode::Mtls,
+        schema::SameNodeMode::Local => SameNode::Local,
+    };
+    let namespaces = written.namespaces.iter().map(|(namespace, written)| (namespace.clone(), mode(*written)));
+    SameNodeModes { default: mode(written.mode), namespaces: namespaces.collect() }
 }
 
 pub(super) fn habits(tunnels: &schema::Tunnels) -> Habits {

@@ -59,6 +59,9 @@ pub(super) enum Error {
     Broken(#[from] Broken),
     #[error(transparent)]
     Http(#[from] http::Error),
+    /// Of the destination, which is a pod of this node.
+    #[error("the destination refused it: {0}")]
+    Declined(String),
     #[error("the peer gave up before the application was reached")]
     Abandoned,
     #[error("the agent is shutting down")]
@@ -93,6 +96,7 @@ impl Error {
             | Self::UnknownService(_)
             | Self::Broken(_)
             | Self::Http(_)
+            | Self::Declined(_)
             | Self::Abandoned
             | Self::Cut => Flag::Connect,
         }

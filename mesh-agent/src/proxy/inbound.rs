@@ -36,11 +36,19 @@ type Tls = TlsStream<ReadAhead<TcpStream>>;
 
 /// Who is at the other end of one tunnel.
 #[derive(Debug)]
-struct Tunnel {
-    peer: SocketAddr,
-    far: Rc<Far>,
+pub(super) struct Tunnel {
+    pub(super) peer: SocketAddr,
+    pub(super) far: Rc<Far>,
     /// The pod's address that was dialled: the application is reached at it, whatever the authority says.
-    dialled: SocketAddr,
+    pub(super) dialled: SocketAddr,
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) authority: Authority,
+    /// The host name of the service that it went by.
+    pub(super) service_host: Option<&'a str>,
 }
 
 /// Serves one connection to port 15008 until its last stream ended.
@@ -103,31 +111,37 @@ async fn handshake(pod: &Pod, tcp: TcpStream) -> Result<(Tls, Proven, SocketAddr
 
 /// Serves one CONNECT.
 async fn stream(pod: Rc<Pod>, tunnel: Rc<Tunnel>, incoming: Incoming) {
-    let request = match understand(&pod, &tunnel, &incoming).await {
+    let request = match read(&pod, &tunnel, &incoming).await {
         Ok(request) => request,
         Err(error) => {
             refuse(Reporter::Destination, tunnel.peer, Some(tunnel.dialled), &error.to_string());
             return incoming.refuse(status(&error));
         }
     };
-    let record = Record::open(&pod.books, ends(&pod, &tunnel, &request, &incoming));
+    let record = Record::open(&pod.books, ends(&pod, &tunnel, &request, (incoming.headers(), Security::MutualTls)));
     let journey = carry(&pod, &tunnel, &request, incoming, &record);
     let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
     record.finish(outcome(&result));
 }
 
+async fn read(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<Request, Error> {
+    let (authority, service_host) = (incoming.authority()?, forwarded_host(incoming.headers()));
+    understand(pod, tunnel, Asked { authority, service_host }).await
+}
+
 /// A CONNECT that is meant for this pod.
 #[derive(Debug)]
-struct Request {
+pub(super) struct Request {
     authority: Authority,
     workload: Arc<Workload>,
     service: Option<Arc<Service>>,
-    question: Question,
-    delivery: Delivery,
+    pub(super) question: Question,
+    pub(super) delivery: Delivery,
 }
 
-async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<Request, Error> {
-    let authority = incoming.authority()?;
+/// Finds what is asked for in what this pod answers for.
+pub(super) async fn understand(pod: &Pod, tunnel: &Tunnel, asked: Asked<'_>) -> Result<Request, Error> {
+    let Asked { authority, service_host } = asked;
     let workload = pod.workload().await?;
     if let Some(asker) = &pod.asker {
         match authority {
@@ -143,7 +157,7 @@ async fn understand(pod: &Pod, tunnel: &Tunnel, incoming: &Incoming) -> Result<R
     }
     let host = match &authority {
         Authority::Name(name, _) => Some(name.as_str()),
-        Authority::Address(_) => forwarded_host(incoming.headers()),
+        Authority::Address(_) => service_host,
     };
     let service = source::service_label(&world, &workload, host, port);
     let question = Question {
@@ -202,27 +216,40 @@ fn status(error: &Error) -> StatusCode {
     }
 }
 
-fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, incoming: &Incoming) -> Ends {
+/// `said`: what the peer says of itself, and how the two are connected.
+pub(super) fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, (said, security): (&HeaderMap, Security)) -> Ends {
     let world = pod.world();
     let nothing = HeaderMap::new();
-    let said = if pod.habits.response_baggage { incoming.headers() } else { &nothing };
+    let said = if pod.habits.response_baggage { said } else { &nothing };
+    let tunnelled = security == Security::MutualTls;
     let source = source::workload(&world, &pod.network, tunnel.peer.ip(), tunnel.far.identity.as_ref(), said);
     Ends {
         reporter: Reporter::Destination,
         src_addr: tunnel.peer,
-        dst_addr: tunnel.dialled,
-        hbone_addr: Some(request.authority.to_string()),
+        dst_addr: if tunnelled { tunnel.dialled } else { request.question.target },
+        hbone_addr: tunnelled.then(|| request.authority.to_string()),
         original: request.question.target,
         source,
         source_identity: tunnel.far.identity.clone(),
         destination: Some(Arc::clone(&request.workload)),
         destination_identity: Some(request.workload.identity.clone()),
         service: request.service.clone(),
-        security: Security::MutualTls,
+        security,
         policy: None,
         netns_cookie: pod.netns_cookie,
         app_socket: None,
     }
+}
+
+/// Asks for a permit, and connects to the application that it names.
+pub(super) async fn reach(pod: &Pod, request: &Request, record: &Record) -> Result<TcpStream, Error> {
+    let world = pod.world();
+    request.question.try_out(&world);
+    let permit = request.question.ask(&world)?;
+    record.allowed_by(permit.policy());
+    let app = dial::application(&pod.local.netns, &permit, request.delivery.source()).await?;
+    record.application_socket(request.question.target, app.local_addr().ok());
+    Ok(app)
 }
 
 async fn carry(
@@ -233,18 +260,11 @@ async fn carry(
     record: &Record,
 ) -> Result<(), Error> {
     let mut worlds = pod.verdicts.clone();
-    let dialled = async {
-        let world = pod.world();
-        request.question.try_out(&world);
-        let permit = request.question.ask(&world)?;
-        record.allowed_by(permit.policy());
-        dial::application(&pod.local.netns, &permit, request.delivery.source()).await
-    };
     // A tunnel that is cut abandons its streams, too: which it was is asked first.
     let app = tokio::select! {
         biased;
         () = tunnel.far.revoked.cancelled() => return Err(Error::PeerRevoked),
-        app = dialled => app,
+        app = reach(pod, request, record) => app,
         () = incoming.abandoned() => return Err(Error::Abandoned),
     };
     let app = match app {
@@ -254,7 +274,6 @@ async fn carry(
             return Err(error);
         }
     };
-    record.application_socket(request.question.target, app.local_addr().ok());
     let mut stream = incoming
         .accept(pod.baggage(&request.workload).filter(|_| pod.habits.response_baggage))
         .map_err(Error::Http2)?;

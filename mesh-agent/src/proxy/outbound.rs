@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::copy::{self, Role, reset_on_close};
 use super::dial;
 use super::error::{Error, outcome};
+use super::joined;
 use super::pod::{Pod, TunnelKey};
 use super::record::{Ends, Record, Reporter, Security, refuse};
 use super::source::described;
@@ -31,6 +32,9 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
         Ok(way) => way,
         Err(error) => return early(&tcp, Reporter::Source, client, Some(original.0), &error),
     };
+    if let Some(neighbour) = joined::neighbour(&pod, (&way.source, way.client), &way.route) {
+        return next_door(&pod, &tcp, &way, &neighbour).await;
+    }
     // Only the far end of a tunnel in a tunnel knows who serves it, so that is opened before its record.
     let opened = match &way.route {
         Route::Nested { .. } => {
@@ -44,6 +48,21 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
     let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
     if result.is_err() {
         reset_on_close(&tcp);
+    }
+    record.finish(outcome(&result));
+}
+
+/// The destination is a pod of this node.
+async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neighbour) {
+    let tunnelled = ends(pod, way, None);
+    let service = tunnelled.service.clone();
+    let ends = Ends { security: Security::Local, hbone_addr: None, dst_addr: to.target(), ..tunnelled };
+    let record = Record::open(&pod.books, ends);
+    let service = service.as_deref().map(|service| &*service.key.hostname);
+    let journey = joined::carry(pod, tcp, (&way.source, service), to, &record);
+    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    if result.is_err() {
+        reset_on_close(tcp);
     }
     record.finish(outcome(&result));
 }

@@ -16,6 +16,8 @@ use super::copy::Broken;
 use super::demand::Asker;
 use super::error::Error;
 use super::far::Far;
+use super::joined::Acquaintances;
+use super::locals::Locals;
 use super::names::Names;
 use super::record::Books;
 use super::shard::{Habits, LocalPod, PodListeners};
@@ -60,6 +62,9 @@ pub(super) struct Pod {
     /// Where what is not known yet is asked for.
     pub(super) asker: Option<Rc<Asker>>,
     pub(super) habits: Habits,
+    /// The other pods of this node on this shard.
+    pub(super) locals: Rc<Locals>,
+    pub(super) acquaintances: Acquaintances,
     pub(super) tunnels: Pool<TunnelKey, Rc<Far>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -83,6 +88,8 @@ impl Pod {
             names: Rc::clone(&shared.names),
             asker: shared.asker.clone(),
             habits: shared.habits,
+            locals: Rc::clone(&shared.locals),
+            acquaintances: Acquaintances::default(),
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),
@@ -114,6 +121,7 @@ impl Pod {
     pub(super) async fn retire(&self, mut limit: Limited) {
         self.leaving.cancel();
         self.tunnels.clear();
+        self.acquaintances.clear();
         tokio::select! {
             () = self.tasks.ended() => {}
             () = limit.reached() => {}
@@ -142,20 +150,27 @@ impl Pod {
 
     /// The pod's own workload; a pod may be enrolled a moment before the configuration knows it.
     pub(super) async fn workload(&self) -> Result<Arc<Workload>, Error> {
-        // The ids of a pod and of its workload need not be the same: names tell.
-        let spec = &self.local.spec;
-        let meant = |account: &str| spec.service_account.is_empty() || account == spec.service_account;
-        let same = |found: &&Arc<Workload>| meant(found.identity.service_account());
-        let find = |world: &World| world.local_workload(&spec.namespace, &spec.name).filter(same).cloned();
-        if let Some(workload) = find(&self.worlds.borrow()) {
+        if let Some(workload) = self.known_workload() {
             return Ok(workload);
         }
         let mut worlds = self.worlds.clone();
-        let arrival = worlds.wait_for(|world| find(world).is_some());
+        let arrival = worlds.wait_for(|world| self.workload_in(world).is_some());
         match tokio::time::timeout(ARRIVAL, arrival).await {
-            Ok(Ok(world)) => find(&world).ok_or(Error::UnknownWorkload),
+            Ok(Ok(world)) => self.workload_in(&world).ok_or(Error::UnknownWorkload),
             Ok(Err(_)) | Err(_) => Err(Error::UnknownWorkload),
         }
+    }
+
+    pub(super) fn known_workload(&self) -> Option<Arc<Workload>> {
+        self.workload_in(&self.worlds.borrow())
+    }
+
+    /// The ids of a pod and of its workload need not be the same: names tell.
+    fn workload_in(&self, world: &World) -> Option<Arc<Workload>> {
+        let spec = &self.local.spec;
+        let meant = |account: &str| spec.service_account.is_empty() || account == spec.service_account;
+        let same = |found: &&Arc<Workload>| meant(found.identity.service_account());
+        world.local_workload(&spec.namespace, &spec.name).filter(same).cloned()
     }
 
     /// The credentials of an identity; waits for the first certificate within a limit.
@@ -191,7 +206,10 @@ impl std::fmt::Debug for Pod {
 async fn sweep(pod: Rc<Pod>) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(SWEEP) => pod.tunnels.sweep(pod.habits.tunnels.idle),
+            () = tokio::time::sleep(SWEEP) => {
+                pod.tunnels.sweep(pod.habits.tunnels.idle);
+                pod.acquaintances.sweep();
+            }
             () = pod.leaving.cancelled() => return,
         }
     }

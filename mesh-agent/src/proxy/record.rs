@@ -26,10 +26,13 @@ use crate::telemetry::traffic::{Key, Set, Table};
 pub use access::refuse;
 pub use flows::{Snapshot, documents};
 
-/// What protects the wire, as the live TLS session says.
+/// What proves the ends to each other, and protects what is between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
+    /// The live TLS session.
     MutualTls,
+    /// Both ends are pods of this node, and have shown their certificates to each other in this process: there is no wire.
+    Local,
     Plain,
 }
 
@@ -45,7 +48,7 @@ pub struct Ends {
     /// Where the application wanted to go.
     pub original: SocketAddr,
     pub source: Option<Arc<Workload>>,
-    /// Shown and counted only under [`Security::MutualTls`], like `destination_identity`.
+    /// Not shown and not counted under [`Security::Plain`], like `destination_identity`.
     pub source_identity: Option<Identity>,
     pub destination: Option<Arc<Workload>>,
     pub destination_identity: Option<Identity>,
@@ -214,10 +217,12 @@ impl Record {
 }
 
 impl Ends {
-    /// The identities that TLS proved; a plain connection has none, whatever its addresses suggest.
+    /// The identities that certificates proved; a plain connection has none, whatever its addresses suggest.
     fn proven(&self) -> (Option<&Identity>, Option<&Identity>) {
         match self.security {
-            Security::MutualTls => (self.source_identity.as_ref(), self.destination_identity.as_ref()),
+            Security::MutualTls | Security::Local => {
+                (self.source_identity.as_ref(), self.destination_identity.as_ref())
+            }
             Security::Plain => (None, None),
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::demand::Asker;
+use super::locals::Locals;
 use super::names::Names;
 use super::pod::Pod;
 use super::record::Books;
@@ -22,7 +23,7 @@ use crate::dns::lookup::PodName;
 use crate::dns::server::{self as dns, Life};
 use crate::hbone;
 use crate::identity::Certs;
-use crate::model::{PodSpec, World};
+use crate::model::{PodSpec, SameNodeModes, World};
 use crate::sys::netns::Netns;
 use crate::sys::socket::netns_cookie;
 use crate::sys::thread;
@@ -66,6 +67,7 @@ pub struct Deps {
     /// Host names that connections wait for.
     pub lookups: Lookups,
     pub habits: Habits,
+    pub same_node: Arc<SameNodeModes>,
 }
 
 /// What may be chosen of how connections are carried.
@@ -133,6 +135,7 @@ pub(super) struct Shared {
     pub(super) names: Rc<Names>,
     pub(super) asker: Option<Rc<Asker>>,
     pub(super) habits: Habits,
+    pub(super) locals: Rc<Locals>,
 }
 
 impl Shards {
@@ -254,6 +257,7 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
         names: Rc::new(Names::new(deps.lookups)),
         asker,
         habits: deps.habits,
+        locals: Rc::new(Locals::new(deps.same_node)),
     };
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {
@@ -297,6 +301,7 @@ fn serve(
         shared.dns.serve(answers_names(&pod), sockets)?;
     }
     pod.serve(listeners)?;
+    shared.locals.insert(&pod);
     if let Some(former) = pods.insert(uid, pod) {
         let limit = Limit::new(Some(SUPERSEDED)).watch();
         drop(tokio::task::spawn_local(async move { former.retire(limit).await }));

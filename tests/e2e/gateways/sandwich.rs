@@ -125,13 +125,14 @@ fn envoy(lab: &Lab) -> Result<()> {
             &[
                 ("src.identity", &sandwich.identity),
                 ("dst.identity", &behind.identity),
-                ("dst.hbone_addr", &target),
+                ("dst.addr", &target),
+                ("mode", "local"),
                 ("error", ""),
             ],
         )?;
         let arrived = records
             .wait("n2", |line| line.field("dst.workload") == "behind" && line.field("direction") == "inbound")?;
-        fields(&arrived, &[("src.identity", &sandwich.identity), ("dst.hbone_addr", &target)])?;
+        fields(&arrived, &[("src.identity", &sandwich.identity), ("dst.addr", &target), ("mode", "local")])?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use mesh_e2e::{Lab, Namespace, Pod, Server, Topology, socket};
+use mesh_e2e::{Agent, Lab, Namespace, Pod, Server, Topology, socket};
 
 /// What each client may reach, in the form that rows use.
 pub(super) const ALICE: &str = "alice:80 alice:81 alice6:80";
@@ -29,6 +29,21 @@ pub(super) fn topology() -> Topology {
         .pod(Pod::new("near", "n1").label("app", "near"))
         .pod(Pod::new("server", "n2").label("app", "server"))
         .pod(Pod::new("till", "n2").namespace("shop").label("app", "server"))
+}
+
+/// The same with the server on its clients' node, where connections have no tunnel.
+pub(super) fn one_node() -> Topology {
+    Topology::new()
+        .pod(Pod::new("alice", "n1"))
+        .pod(Pod::new("bob", "n1").namespace("shop"))
+        .pod(Pod::new("plain", "n1").plain())
+        .pod(Pod::new("server", "n1").label("app", "server"))
+        .pod(Pod::new("till", "n1").namespace("shop").label("app", "server"))
+}
+
+/// The agent of the server's node.
+pub(super) fn servers_agent(lab: &Lab) -> &Agent {
+    lab.agent(&lab.pod("server").node)
 }
 
 /// A row of a table: what it is about, its policies, and the probes that get through.

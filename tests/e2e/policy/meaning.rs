@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use mesh_e2e::Lab;
 
-use super::matrix::{ALICE, ALL, BOB, NONE, OUTSIDE, PLAIN, Row, check, echoes};
+use super::matrix::{ALICE, ALL, BOB, NONE, OUTSIDE, PLAIN, Row, check, echoes, servers_agent};
 
 /// Rows that need no PeerAuthentication.
 fn rows<'a>(rows: &[(&'a str, &'a str, &'a [&'a str])]) -> Vec<Row<'a>> {
@@ -109,7 +109,7 @@ pub(super) fn scopes(lab: &Lab) -> Result<()> {
 }
 
 pub(super) fn dry_run(lab: &Lab) -> Result<()> {
-    let news = lab.agent("n2").log().from_now();
+    let news = servers_agent(lab).log().from_now();
     check(
         lab,
         &rows(&[
@@ -135,7 +135,7 @@ pub(super) fn dry_run(lab: &Lab) -> Result<()> {
 }
 
 pub(super) fn layer_7(lab: &Lab) -> Result<()> {
-    let news = lab.agent("n2").log().from_now();
+    let news = servers_agent(lab).log().from_now();
     check(
         lab,
         &rows(&[

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use mesh_e2e::socket::{Ending, ending, exchange};
-use mesh_e2e::{Lab, Pod, Topology, eventually};
+use mesh_e2e::{Lab, Node, Pod, Topology, eventually};
 use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber};
 
 use crate::runner::say;
@@ -25,6 +25,14 @@ pub(super) fn topology() -> Topology {
         .pod(Pod::new("alice", "n1"))
         .pod(Pod::new("bob", "n1"))
         .pod(Pod::new("server", "n2"))
+        .without_agents()
+}
+
+/// All on one node, where connections have no tunnel.
+pub(super) fn one_node() -> Topology {
+    ["alice", "bob", "server"]
+        .into_iter()
+        .fold(Topology::new(), |all, name| all.pod(Pod::new(name, "n1")))
         .without_agents()
 }
 
@@ -107,15 +115,15 @@ fn count(lab: &Lab, node: &str, name: &str, labels: &[&str]) -> Result<usize> {
 }
 
 fn start(lab: &Lab) -> Result<()> {
-    for node in ["n1", "n2"] {
+    for Node { name: node, .. } in lab.nodes() {
         revoke(lab, node, &[])?;
         let (text, list) = (lab.node(node).text(), list_of(lab, node));
         ensure!(text.contains("\"ca\":{"), "the file of {node} is not as it was");
         lab.node(node).rewrite(&text.replace("\"ca\":{", &format!("\"ca\":{{\"crl\":\"{}\",", list.display())))?;
         lab.agent(node).launch()?;
     }
-    for node in ["n1", "n2"] {
-        lab.agent(node).wait_ready()?;
+    for node in lab.nodes() {
+        lab.agent(&node.name).wait_ready()?;
     }
     lab.settle()
 }
@@ -127,6 +135,28 @@ pub(super) fn both_directions(lab: &mut Lab) -> Result<()> {
     client(lab).context("a revoked client")?;
     server(lab).context("a revoked server")?;
     broken(lab).context("a list that cannot be read")
+}
+
+/// The one node learns that alice's certificate is no longer good, and then that the server's is not.
+pub(super) fn joined(lab: &mut Lab) -> Result<()> {
+    let lab = &*lab;
+    start(lab)?;
+    let _application = lab.pod("server").echo(80)?;
+    let (alice, bob) = (open(lab, "alice")?, open(lab, "bob")?);
+    let news = lab.agent("n1").log().from_now();
+    let alices = serial(lab, "n1", "alice")?;
+    reset_by(&alice, || revoke(lab, "n1", std::slice::from_ref(&alices)))?;
+    let line = news.wait(PATIENCE, |line| line.scope == "access" && line.field("src.workload") == "alice")?;
+    ensure!(line.field("mode") == "local", "it had a tunnel: {}", line.text);
+    let reason = "closed by a revocation: the peer's certificate was revoked by its authority";
+    ensure!(line.error() == reason, "the log says {:?}", line.error());
+    works(&bob).context("somebody else's connection")?;
+    refused(lab, "alice")?;
+    revoke(lab, "n1", &[])?;
+    eventually(PATIENCE, || open(lab, "alice").map(drop)).context("taken off the list again")?;
+    let servers = serial(lab, "n1", "server")?;
+    reset_by(&bob, || revoke(lab, "n1", std::slice::from_ref(&servers)))?;
+    refused(lab, "bob")
 }
 
 /// The server's node learns that alice's certificate is no longer good.

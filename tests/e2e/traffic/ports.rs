@@ -18,7 +18,7 @@ use crate::runner::{Case, say};
 pub(super) const CASES: &[Case] = &[
     Case::fresh("ports_again_tunnel_ipv4", topology, |lab| closed_by_server(lab, "client", "server", RunningPod::at4)),
     Case::fresh("ports_again_tunnel_ipv6", topology, |lab| closed_by_server(lab, "client", "server", RunningPod::at6)),
-    Case::fresh("ports_again_same_node", topology, |lab| closed_by_server(lab, "client", "near", RunningPod::at4)),
+    Case::fresh("ports_again_joined", topology, |lab| closed_by_server(lab, "client", "near", RunningPod::at4)),
     Case::fresh("ports_again_plaintext_in", topology, |lab| closed_by_server(lab, "plain", "near", RunningPod::at4)),
     Case::fresh("ports_again_plaintext_out", topology, |lab| closed_by_server(lab, "client", "plain", RunningPod::at4)),
     Case::fresh("ports_again_closed_by_client", topology, closed_by_client),
@@ -91,9 +91,12 @@ fn cycles(
     say(format_args!("    {count} connects in {:?}, p99 {:?}", start.elapsed(), times.percentile(99)));
     quiet(lab)?;
     let node = if to.name == "near" { &to.node } else { &from.node };
-    let tunnelled = from.name != "plain" && to.name != "plain";
-    let of_these =
-        |line: &&Line| line.field("dst.workload") == to.name && line.field("dst.addr").ends_with(":15008") == tunnelled;
+    let mode = match (&*from.name, &*to.name) {
+        ("plain", _) | (_, "plain") => "plain",
+        _ if from.node == to.node => "local",
+        _ => "mtls",
+    };
+    let of_these = |line: &&Line| line.field("dst.workload") == to.name && line.field("mode") == mode;
     eventually(SOON, || {
         let recorded = records.all(node).iter().filter(of_these).count();
         ensure!(recorded >= count, "{recorded} of {count} were recorded by {node}");

@@ -10,7 +10,7 @@ use mesh_e2e::{Lab, Line, Namespace, RunningPod, Server, eventually, server};
 use super::support::{
     Records, SOON, canonical, connect, fields, greeting, mirror, must_be_reset, only_tunnelled, same_family,
 };
-use super::{APP, MESH, PORT};
+use super::{APP, MESH, PORT, STRICTER, TUNNELS};
 use crate::runner::Case;
 
 pub(super) const CASES: &[Case] = &[
@@ -24,10 +24,17 @@ pub(super) const CASES: &[Case] = &[
     Case::shared("service_several_endpoints", &MESH, several_endpoints),
     Case::shared("service_without_healthy_endpoint", &MESH, no_healthy_endpoint),
     Case::shared("service_without_such_port", &MESH, no_such_port),
-    Case::shared("service_of_the_pod_itself", &MESH, |lab| tunnelled(lab, "near", "near", lab.vip4("close", PORT))),
-    Case::shared("same_node_ipv4", &MESH, |lab| tunnelled(lab, "client", "near", lab.pod("near").at4(APP))),
-    Case::shared("same_node_ipv6", &MESH, |lab| tunnelled(lab, "client", "near", lab.pod("near").at6(APP))),
-    Case::shared("same_node_service", &MESH, |lab| tunnelled(lab, "client", "near", lab.vip6("close", PORT))),
+    Case::shared("service_of_the_pod_itself", &MESH, |lab| joined(lab, "near", "near", lab.vip4("close", PORT))),
+    Case::shared("same_node_ipv4", &MESH, |lab| joined(lab, "client", "near", lab.pod("near").at4(APP))),
+    Case::shared("same_node_ipv6", &MESH, |lab| joined(lab, "client", "near", lab.pod("near").at6(APP))),
+    Case::shared("same_node_service", &MESH, |lab| joined(lab, "client", "near", lab.vip6("close", PORT))),
+    Case::shared("same_node_service_ipv4", &MESH, |lab| joined(lab, "client", "near", lab.vip4("close", PORT))),
+    Case::shared("same_node_nobody_listens", &MESH, nobody_listens),
+    Case::shared("mtls_of_the_pod_itself", &TUNNELS, |lab| tunnelled(lab, "near", "near", lab.vip4("close", PORT))),
+    Case::shared("mtls_same_node_ipv4", &TUNNELS, |lab| tunnelled(lab, "client", "near", lab.pod("near").at4(APP))),
+    Case::shared("mtls_same_node_ipv6", &TUNNELS, |lab| tunnelled(lab, "client", "near", lab.pod("near").at6(APP))),
+    Case::shared("mtls_same_node_service", &TUNNELS, |lab| tunnelled(lab, "client", "near", lab.vip6("close", PORT))),
+    Case::shared("mtls_by_namespace", &STRICTER, |lab| tunnelled(lab, "client", "near", lab.pod("near").at4(APP))),
     Case::shared("to_workload_outside_the_mesh", &MESH, |lab| to_outside(lab, lab.pod("plain"), "plain")),
     Case::shared("to_unknown_pod", &MESH, |lab| to_outside(lab, lab.pod("alien"), "")),
     Case::shared("to_unknown_host", &MESH, to_host),
@@ -58,6 +65,44 @@ fn tunnelled(lab: &Lab, from: &str, to: &str, address: SocketAddr) -> Result<()>
     }
     if from.name != to.name {
         only_tunnelled(&link, SECRET).context("between the pod and its node")?;
+    }
+    Ok(())
+}
+
+/// From pod to pod of one node: both identities at both ends, every byte counted, and none on any link.
+fn joined(lab: &Lab, from: &str, to: &str, address: SocketAddr) -> Result<()> {
+    let (from, to) = (lab.pod(from), lab.pod(to));
+    let _server = mirror(to, APP)?;
+    let (records, link, wire) = (Records::since_now(lab), lab.wire_in(from, "eth0")?, lab.wire(&from.node)?);
+    let (client, greeted) = visit(from, address, same_family(from, address, 0).ip())?;
+    let target = same_family(to, address, APP).to_string();
+    let outbound = records.outbound(&from.node, client)?;
+    let inbound =
+        records.wait(&to.node, |line| line.field("direction") == "inbound" && line.field("dst.addr") == target)?;
+    let (sent, received) = (SECRET.len().to_string(), (greeted + SECRET.len()).to_string());
+    for (line, sent, received) in [(&outbound, &sent, &received), (&inbound, &received, &sent)] {
+        let ends = [("src.identity", &from.identity), ("dst.identity", &to.identity), ("dst.addr", &target)];
+        fields(line, &ends.map(|(field, value)| (field, &**value)))?;
+        let rest = [("mode", "local"), ("dst.hbone_addr", ""), ("bytes_sent", sent), ("bytes_recv", received)];
+        fields(line, &rest)?;
+        fields(line, &[("src.workload", &from.name), ("dst.workload", &to.name), ("error", "")])?;
+    }
+    for (place, capture) in [("the link of the client's pod", link.finish()?), ("the node's link", wire.finish()?)] {
+        if let Some(stray) = capture.plaintext().chain(capture.tunnelled()).next() {
+            bail!("what should stay in the node was seen on {place}: {stray}");
+        }
+    }
+    Ok(())
+}
+
+/// Refused by the application's own stack.
+fn nobody_listens(lab: &Lab) -> Result<()> {
+    let (client, to) = (lab.pod("client"), lab.pod("near").at4(APP));
+    let records = Records::since_now(lab);
+    must_be_reset(client, to)?;
+    for direction in ["outbound", "inbound"] {
+        let line = records.wait("n1", |line| line.field("direction") == direction && !line.error().is_empty())?;
+        ensure!(line.error().contains("Connection refused"), "{direction}: {}", line.text);
     }
     Ok(())
 }

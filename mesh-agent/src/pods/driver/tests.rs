@@ -217,6 +217,7 @@ impl Node {
             dns,
             lookups: Lookups::default(),
             habits: Habits::default(),
+            same_node: Arc::default(),
         };
         let (shards, threads) = Shards::start(1, &deps, books).unwrap();
         let (paper, stop) = (Arc::new(paper), CancellationToken::new());

@@ -7,12 +7,20 @@ use std::net::SocketAddr;
 
 use tracing::{Level, enabled, event};
 
-use super::{Ends, Record, Reporter};
+use super::{Ends, Record, Reporter, Security};
 
 const fn direction(reporter: Reporter) -> &'static str {
     match reporter {
         Reporter::Source => "outbound",
         Reporter::Destination => "inbound",
+    }
+}
+
+const fn mode(security: Security) -> &'static str {
+    match security {
+        Security::MutualTls => "mtls",
+        Security::Local => "local",
+        Security::Plain => "plain",
     }
 }
 
@@ -66,6 +74,7 @@ pub(super) fn complete(record: &Record, error: Option<&str>) {
                     dst.identity = line.identities.1,
                     dst.cluster = line.destination.map(|w| w.cluster.as_ref()),
                     direction = direction(line.ends.reporter),
+                    mode = mode(line.ends.security),
                     bytes_sent = line.bytes_sent,
                     bytes_recv = line.bytes_recv,
                     duration = line.duration.as_str(),

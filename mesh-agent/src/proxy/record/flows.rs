@@ -90,6 +90,7 @@ fn flow(shard: u32, live: &Live, facts: Option<&dyn KernelFacts>) -> Flow {
         service: ends.service.as_ref().map(|service| service.key.hostname.to_string()),
         security: match ends.security {
             Security::MutualTls => documents::Security::MutualTls,
+            Security::Local => documents::Security::Local,
             Security::Plain => documents::Security::Plain,
         },
         policy: live.policy.as_ref().map(ToString::to_string),

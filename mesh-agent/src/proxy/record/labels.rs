@@ -17,7 +17,8 @@ pub(super) fn write(key: &mut Key, ends: &Ends) {
     service.into_iter().for_each(|value| key.push(value));
     workload(key, ends.destination.as_deref(), destination);
     key.push(match ends.security {
-        Security::MutualTls => "mutual_tls",
+        // What Istio's dashboards know; the access log tells the two apart.
+        Security::MutualTls | Security::Local => "mutual_tls",
         Security::Plain => "unknown",
     });
 }

@@ -159,7 +159,7 @@ fn access_log_lines() {
             "the source's own bytes are what it sent",
             &|| carry(tunnelled(Reporter::Source), SUCCESS),
             format!(
-                "noon\tinfo\taccess\tconnection complete\t{ENDS} direction=\"outbound\" \
+                "noon\tinfo\taccess\tconnection complete\t{ENDS} direction=\"outbound\" mode=\"mtls\" \
                  bytes_sent=100 bytes_recv=2000 {FACTS}\n"
             ),
         ),
@@ -167,7 +167,7 @@ fn access_log_lines() {
             "the destination's own bytes are what it sent",
             &|| carry(tunnelled(Reporter::Destination), SUCCESS),
             format!(
-                "noon\tinfo\taccess\tconnection complete\t{ENDS} direction=\"inbound\" \
+                "noon\tinfo\taccess\tconnection complete\t{ENDS} direction=\"inbound\" mode=\"mtls\" \
                  bytes_sent=2000 bytes_recv=100 {FACTS}\n"
             ),
         ),
@@ -175,7 +175,7 @@ fn access_log_lines() {
             "an error",
             &|| carry(tunnelled(Reporter::Source), failure(Flag::Deny, "policy x denies it")),
             format!(
-                "noon\terror\taccess\tconnection complete\t{ENDS} direction=\"outbound\" \
+                "noon\terror\taccess\tconnection complete\t{ENDS} direction=\"outbound\" mode=\"mtls\" \
                  bytes_sent=100 bytes_recv=2000 {FACTS} error=\"policy x denies it\"\n"
             ),
         ),
@@ -187,7 +187,7 @@ fn access_log_lines() {
                 record.finish(SUCCESS);
             },
             "noon\tinfo\taccess\tconnection complete\tsrc.addr=10.0.0.2:40000 src.workload=\"client-1\" \
-             src.namespace=\"client\" src.cluster=\"Kubernetes\" dst.addr=203.0.113.9:443 direction=\"outbound\" \
+             src.namespace=\"client\" src.cluster=\"Kubernetes\" dst.addr=203.0.113.9:443 direction=\"outbound\" mode=\"plain\" \
              bytes_sent=0 bytes_recv=0 duration=\"Nms\"\n"
                 .to_owned(),
         ),
@@ -195,7 +195,7 @@ fn access_log_lines() {
             "dropped without an end",
             &|| drop(Record::open(&books(&Metrics::new("test")), Ends { app_socket: None, ..passed_on() })),
             "noon\terror\taccess\tconnection complete\tsrc.addr=10.0.0.2:40000 src.workload=\"client-1\" \
-             src.namespace=\"client\" src.cluster=\"Kubernetes\" dst.addr=203.0.113.9:443 direction=\"outbound\" \
+             src.namespace=\"client\" src.cluster=\"Kubernetes\" dst.addr=203.0.113.9:443 direction=\"outbound\" mode=\"plain\" \
              bytes_sent=0 bytes_recv=0 duration=\"Nms\" error=\"cancelled\"\n"
                 .to_owned(),
         ),
@@ -242,7 +242,7 @@ fn json_access_log_line() {
          \"src.identity\":\"spiffe://td/ns/client/sa/client-sa\",\"src.cluster\":\"Kubernetes\",\
          \"dst.addr\":\"10.0.1.3:15008\",\"dst.hbone_addr\":\"10.0.1.3:8080\",\"dst.service\":\"web.example\",\
          \"dst.workload\":\"web-1\",\"dst.namespace\":\"web\",\"dst.identity\":\"spiffe://td/ns/web/sa/web-sa\",\
-         \"dst.cluster\":\"Kubernetes\",\"direction\":\"inbound\",\"bytes_sent\":2000,\"bytes_recv\":100,\
+         \"dst.cluster\":\"Kubernetes\",\"direction\":\"inbound\",\"mode\":\"mtls\",\"bytes_sent\":2000,\"bytes_recv\":100,\
          \"duration\":\"Nms\",\"policy\":\"web/only-client\",\"rtt\":\"183us\",\"retrans\":2,\"close\":\"fin\",\
          \"error\":\"refused\"}\n"
     );

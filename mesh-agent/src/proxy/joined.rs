@@ -1,0 +1,219 @@
+//! Between two pods of this node: the same proofs, the same policy and the same records as between nodes, and no tunnel. The
+//! agent is both ends, and joins the two sockets itself.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::copy::{self, Broken, Count, reset_on_close};
+use super::error::{Error, outcome};
+use super::far::Far;
+use super::inbound::{self, Asked, Tunnel};
+use super::pod::Pod;
+use super::proxy_protocol::Delivery;
+use super::record::{Record, Security, refuse};
+use crate::hbone::head::Authority;
+use crate::identity::Proven;
+use crate::model::route::{self, Leg};
+use crate::model::{Identity, Route, SameNode, Workload};
+use crate::telemetry::reporter::Reporter;
+
+/// How long a proof is good for, if no certificate ends before: then both show their certificates again.
+const GOOD_FOR: Duration = Duration::from_secs(600);
+
+/// The other end of a connection, which is here, too.
+#[derive(Debug)]
+pub(super) struct Neighbour {
+    pod: Rc<Pod>,
+    workload: Arc<Workload>,
+    leg: Leg,
+    target: SocketAddr,
+    /// As which policies and the application see the client: at one of its pod's addresses, whatever it has bound to.
+    client: SocketAddr,
+}
+
+impl Neighbour {
+    /// Where the bytes go, for the record of the source.
+    pub(super) fn target(&self) -> SocketAddr {
+        self.target
+    }
+}
+
+/// The destination, if it is a pod that this agent serves, and both namespaces agree that the connection is joined here.
+pub(super) fn neighbour(pod: &Pod, (source, client): (&Workload, SocketAddr), route: &Route) -> Option<Neighbour> {
+    let Route::Tunnel { leg, authority: route::Authority::Address(target), workload, .. } = route else { return None };
+    // What goes through a waypoint ends there.
+    if leg.next_hop.0.ip() != target.ip() || !workload.addresses.contains(&target.ip()) {
+        return None;
+    }
+    if pod.locals.modes.between(source.namespace(), workload.namespace()) != SameNode::Local {
+        return None;
+    }
+    let own = source.addresses.contains(&client.ip()).then(|| client.ip());
+    let ip = own.or_else(|| pod.source_ip(source, *target))?;
+    let found = pod.locals.find(workload.namespace(), &workload.name)?;
+    // Another cluster may have a workload of the same name.
+    let own = found.known_workload().filter(|own| own.uid == workload.uid)?;
+    let client = SocketAddr::new(ip, client.port());
+    Some(Neighbour { pod: found, workload: own, leg: leg.clone(), target: *target, client })
+}
+
+/// Carries one connection from its client's socket to the application, with the record of the destination.
+pub(super) async fn carry(
+    pod: &Rc<Pod>,
+    tcp: &TcpStream,
+    (source, service): (&Workload, Option<&str>),
+    to: &Neighbour,
+    record: &Record,
+) -> Result<(), Error> {
+    let met = pod.acquaintances.meet(pod, &source.identity, to).await?;
+    let there = &*to.pod;
+    let _busy = there.tasks.busy();
+    let tunnel = Tunnel { peer: to.client, far: Rc::clone(&met.client), dialled: to.leg.next_hop.0 };
+    let asked = Asked { authority: Authority::Address(to.target), service_host: service };
+    let request = match inbound::understand(there, &tunnel, asked).await {
+        Ok(request) => request,
+        Err(error) => {
+            refuse(Reporter::Destination, to.client, Some(to.target), &error.to_string());
+            return Err(Error::Declined(error.to_string()));
+        }
+    };
+    let said = http::HeaderMap::new();
+    let theirs = Record::open(&there.books, inbound::ends(there, &tunnel, &request, (&said, Security::Local)));
+    let records = Both(record, &theirs);
+    let journey = join(there, (tcp, &met), &request, &records);
+    let result = there.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    theirs.finish(outcome(&result));
+    match result {
+        Err(error @ (Error::Denied(_) | Error::Connect { .. } | Error::ConnectTimeout { .. })) => {
+            Err(Error::Declined(error.to_string()))
+        }
+        result => result,
+    }
+}
+
+/// Reaches the application and moves the bytes, as long as everything that allowed it holds.
+async fn join(
+    there: &Pod,
+    (tcp, met): (&TcpStream, &Acquaintance),
+    request: &inbound::Request,
+    records: &Both<'_>,
+) -> Result<(), Error> {
+    let mut worlds = there.verdicts.clone();
+    let app = inbound::reach(there, request, records.1).await?;
+    if let Delivery::Announced(_, header) = &request.delivery {
+        copy::say_first(&app, header).await?;
+    }
+    let denied = request.question.until_denied(&mut worlds);
+    let error = tokio::select! {
+        biased;
+        () = met.client.revoked.cancelled() => Error::PeerRevoked,
+        () = met.server.revoked.cancelled() => Error::PeerRevoked,
+        denied = denied => Error::Revoked(denied),
+        result = copy::relay(tcp, &app, records) => return result.map_err(|broken: Broken| broken.into()),
+    };
+    reset_on_close(&app);
+    Err(error)
+}
+
+/// The records of both ends count the same bytes.
+struct Both<'a>(&'a Record, &'a Record);
+
+impl Count for Both<'_> {
+    fn received(&self, bytes: u64) {
+        self.0.received(bytes);
+        self.1.received(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.0.sent(bytes);
+        self.1.sent(bytes);
+    }
+}
+
+/// Two pods that have shown each other their certificates.
+#[derive(Debug)]
+struct Acquaintance {
+    client: Rc<Far>,
+    server: Rc<Far>,
+    server_pod: Weak<Pod>,
+    until: Instant,
+    /// Ends the watch for revocations.
+    _watched: DropGuard,
+}
+
+impl Acquaintance {
+    fn holds(&self, server: &Rc<Pod>) -> bool {
+        let revoked = self.client.revoked.is_cancelled() || self.server.revoked.is_cancelled();
+        !revoked && Instant::now() < self.until && std::ptr::eq(self.server_pod.as_ptr(), Rc::as_ptr(server))
+    }
+}
+
+/// Who has met whom.
+#[derive(Debug, Default)]
+pub(super) struct Acquaintances(RefCell<HashMap<Pair, Rc<Acquaintance>>>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Pair {
+    client: Identity,
+    server: Identity,
+    /// The server's workload.
+    uid: Arc<str>,
+}
+
+impl Acquaintances {
+    async fn meet(&self, pod: &Rc<Pod>, client: &Identity, to: &Neighbour) -> Result<Rc<Acquaintance>, Error> {
+        // An acquaintance was judged by whom that client expected; the next one may expect somebody else.
+        let expected = to.leg.accepted.contains(&to.workload.identity);
+        let (server, uid) = (to.workload.identity.clone(), Arc::clone(&to.workload.uid));
+        let key = Pair { client: client.clone(), server, uid };
+        let known = self.0.borrow().get(&key).filter(|known| expected && known.holds(&to.pod)).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let met = Rc::new(introduce(pod, client, to).await?);
+        self.0.borrow_mut().insert(key, Rc::clone(&met));
+        Ok(met)
+    }
+
+    /// Forgets what holds no more.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        self.0.borrow_mut().retain(|_, met| now < met.until && met.server_pod.strong_count() > 0);
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+/// Has both show their certificates.
+async fn introduce(pod: &Rc<Pod>, client: &Identity, to: &Neighbour) -> Result<Acquaintance, Error> {
+    let ours = pod.credentials(client).await?;
+    let theirs = to.pod.credentials(&to.workload.identity).await?;
+    let server = ours.meet_server(&theirs, &to.leg.accepted).map_err(Error::Tls)?;
+    let client = theirs.meet_client(&ours).map_err(Error::Tls)?;
+    let now = SystemTime::now();
+    let left = |proven: &Proven| proven.expires.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
+    let until = Instant::now() + GOOD_FOR.min(left(&server)).min(left(&client));
+    let watched = CancellationToken::new();
+    let far = |proven: Proven| {
+        let far = Far::new(proven.identity);
+        if proven.tracked.is_some() {
+            let (watched, far, peer) = (watched.clone(), Rc::clone(&far), to.target);
+            pod.tasks.spawn_local(async move {
+                let forgotten = watched.cancelled_owned();
+                far.while_trusted(proven.tracked, peer, forgotten).await;
+            });
+        }
+        far
+    };
+    let (client, server) = (far(client), far(server));
+    Ok(Acquaintance { client, server, server_pod: Rc::downgrade(&to.pod), until, _watched: watched.drop_guard() })
+}
