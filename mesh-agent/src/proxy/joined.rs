@@ -178,7 +178,10 @@ impl Acquaintances {
             return Ok(known);
         }
         let met = Rc::new(introduce(pod, client, to).await?);
-        self.0.borrow_mut().insert(key, Rc::clone(&met));
+        // A pod that leaves waits for all that it watches, and nobody would sweep this away.
+        if !pod.leaving.is_cancelled() {
+            self.0.borrow_mut().insert(key, Rc::clone(&met));
+        }
         Ok(met)
     }
 
