@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::Lab;
+use mesh_e2e::{Lab, eventually};
 use mesh_e2e::socket::{self, Ending};
 
 use super::support::{HOST, get, never_reached, waypoint};
@@ -90,8 +90,12 @@ fn workload(lab: &Lab) -> Result<()> {
             through_waypoint(lab, target).with_context(|| format!("to {target}, waypoint {reference}"))?;
         }
     }
-    let asked = envoy.lines().iter().filter(|line| line.field("authority").ends_with(":8080")).count();
-    ensure!(asked == 6, "Envoy was asked {asked} times");
+    // Its log is written when it has time.
+    eventually(SOON, || {
+        let asked = envoy.lines().iter().filter(|line| line.field("authority").ends_with(":8080")).count();
+        ensure!(asked == 6, "Envoy was asked {asked} times");
+        Ok(())
+    })?;
     ensure!(envoy.lines().iter().all(|line| line.field("peer") == client.identity), "{:?}", envoy.lines());
     Ok(())
 }
