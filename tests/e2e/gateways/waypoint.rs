@@ -4,8 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::{Lab, eventually};
 use mesh_e2e::socket::{self, Ending};
+use mesh_e2e::{Lab, eventually};
 
 use super::support::{HOST, get, never_reached, waypoint};
 use super::{APP, HBONE, PORT, WAYPOINTS};
