@@ -85,6 +85,7 @@ impl Attached {
                 "name": node.name,
                 "addresses": [node.ip],
                 "run_dir": directory.join("run"),
+                "rcu_expedited": null,
                 "bpf_fs": directory.join("bpf"),
                 "on_shutdown": "withdraw",
                 "drain": "1s",

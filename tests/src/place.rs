@@ -80,6 +80,8 @@ impl Node {
             "addresses": self.addresses,
             "trust_domain": settings.trust_domain,
             "run_dir": self.directory.join("run"),
+            // Of the machine: an agent that a case kills at the wrong moment would leave it on.
+            "rcu_expedited": null,
             "bpf_fs": self.directory.join("bpf"),
             "ca": ca,
         });

@@ -28,7 +28,9 @@ fn name(number: u16) -> String {
 }
 
 pub(super) fn full() -> Topology {
-    (0..PODS).fold(Topology::new(), |topology, number| topology.pod(Pod::new(&name(number), "n1").plain()))
+    // As it is for users.
+    let start = Topology::new().node_setting("rcu_expedited", "/sys/kernel/rcu_expedited");
+    (0..PODS).fold(start, |topology, number| topology.pod(Pod::new(&name(number), "n1").plain()))
 }
 
 /// All pods of a node at once.
