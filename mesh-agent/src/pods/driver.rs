@@ -156,7 +156,6 @@ impl Driver {
         match step {
             Step::Enrol(spec) => {
                 let (spec, result) = enrol(Arc::clone(&self.capture), self.shards.clone(), spec).await;
-                self.left_behind.retain(|uid| *uid != spec.uid);
                 self.note(spec, result)
             }
             Step::Reconfigure(spec) => {
@@ -205,7 +204,9 @@ impl Driver {
         }
     }
 
+    /// Whatever became of it, the pod is dealt with.
     fn note(&mut self, spec: Arc<PodSpec>, result: Result<PodState, CaptureError>) -> Result<(), ()> {
+        self.left_behind.retain(|uid| *uid != spec.uid);
         let outcome = match &result {
             Ok(state) => {
                 tracing::info!(pod = %spec.uid, netns = %spec.netns, ?state, "pod enrolled");

@@ -36,7 +36,6 @@ impl Driver {
             }
             tokio::select! {
                 Some((spec, result)) = running.next() => {
-                    self.left_behind.retain(|uid| *uid != spec.uid);
                     settled &= self.note(spec, result).is_ok();
                     self.report();
                 }
