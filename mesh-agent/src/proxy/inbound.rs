@@ -241,14 +241,14 @@ pub(super) fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, (said, securit
     }
 }
 
-/// Asks for a permit, and connects to the application that it names.
-pub(super) async fn reach(pod: &Pod, request: &Request, record: &Record) -> Result<TcpStream, Error> {
+/// Asks for a permit, and connects to the application that it names, which sees the client as `seen`.
+pub(super) async fn reach(pod: &Pod, question: &Question, seen: Seen, record: &Record) -> Result<TcpStream, Error> {
     let world = pod.world();
-    request.question.try_out(&world);
-    let permit = request.question.ask(&world)?;
+    question.try_out(&world);
+    let permit = question.ask(&world)?;
     record.allowed_by(permit.policy());
-    let app = dial::application(&pod.local.netns, &permit, request.delivery.source()).await?;
-    record.application_socket(request.question.target, app.local_addr().ok());
+    let app = dial::application(&pod.local.netns, &permit, seen).await?;
+    record.application_socket(question.target, app.local_addr().ok());
     Ok(app)
 }
 
@@ -264,7 +264,7 @@ async fn carry(
     let app = tokio::select! {
         biased;
         () = tunnel.far.revoked.cancelled() => return Err(Error::PeerRevoked),
-        app = reach(pod, request, record) => app,
+        app = reach(pod, &request.question, request.delivery.source(), record) => app,
         () = incoming.abandoned() => return Err(Error::Abandoned),
     };
     let app = match app {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::copy::{self, Broken, Count, reset_on_close};
+use super::copy::{self, Count, reset_on_close};
 use super::error::{Error, outcome};
 use super::far::Far;
 use super::inbound::{self, Asked, Tunnel};
@@ -106,7 +106,7 @@ async fn join(
     records: &Both<'_>,
 ) -> Result<(), Error> {
     let mut worlds = there.verdicts.clone();
-    let app = inbound::reach(there, request, records.1).await?;
+    let app = inbound::reach(there, &request.question, request.delivery.source(), records.1).await?;
     if let Delivery::Announced(_, header) = &request.delivery {
         copy::say_first(&app, header).await?;
     }
@@ -116,7 +116,7 @@ async fn join(
         () = met.client.revoked.cancelled() => Error::PeerRevoked,
         () = met.server.revoked.cancelled() => Error::PeerRevoked,
         denied = denied => Error::Revoked(denied),
-        result = copy::relay(tcp, &app, records) => return result.map_err(|broken: Broken| broken.into()),
+        result = copy::relay(tcp, &app, records) => return Ok(result?),
     };
     reset_on_close(&app);
     Err(error)

@@ -8,8 +8,9 @@ use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 
 use super::copy::{self, reset_on_close};
-use super::dial::{self, Seen};
+use super::dial::Seen;
 use super::error::{Error, outcome};
+use super::inbound;
 use super::outbound::early;
 use super::pod::Pod;
 use super::record::{Ends, Record, Reporter, Security};
@@ -70,12 +71,7 @@ fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
 
 async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
     let mut worlds = pod.verdicts.clone();
-    let world = pod.world();
-    question.try_out(&world);
-    let permit = question.ask(&world)?;
-    record.allowed_by(permit.policy());
-    let app = dial::application(&pod.local.netns, &permit, Seen::Client(question.peer.address.ip())).await?;
-    record.application_socket(question.target, app.local_addr().ok());
+    let app = inbound::reach(pod, question, Seen::Client(question.peer.address.ip()), record).await?;
     tokio::select! {
         result = copy::relay(tcp, &app, record) => Ok(result?),
         denied = question.until_denied(&mut worlds) => {
