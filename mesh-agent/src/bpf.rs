@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod counters;
+pub mod direct;
 pub mod facts;
 pub mod fs;
 pub mod object;

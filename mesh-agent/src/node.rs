@@ -7,6 +7,7 @@
 //! shards, driver, certs, config ----> pages, metrics (reads only)
 //! ```
 
+mod direct;
 mod documents;
 mod dump;
 mod facts;
@@ -33,6 +34,7 @@ use crate::admin::ready::Ready;
 use crate::admin::router::Router;
 use crate::admin::server;
 use crate::bpf::attach::Mechanism;
+use crate::bpf::direct::Direct;
 use crate::bpf::facts::Facts;
 use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
@@ -116,8 +118,11 @@ async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: 
     let feeds = Feeds::new(config);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let istiod = mesh::source(&node, &feeds.worlds, &tasks)?;
-    let parts = (kernel.facts.clone(), istiod.as_ref().and_then(mesh::demand));
+    let parts = (&kernel, istiod.as_ref().and_then(mesh::demand));
     let (shards, threads) = shards(&node, &feeds, &certs, &metrics, parts)?;
+    if let Some(direct) = &kernel.direct {
+        direct::follow(Arc::clone(direct), shards.clone())?;
+    }
     let (driver, pods) = Driver::new(Arc::clone(&kernel.capture), shards.clone(), settings::driver(&node));
     let driver = driver.expediting(settings::grace_periods(&node));
     let announced = Announced::default();
@@ -174,6 +179,7 @@ struct KernelParts {
     capture: Arc<dyn Capture>,
     mechanism: Mechanism,
     facts: Option<Arc<dyn KernelFacts>>,
+    direct: Option<Arc<Direct>>,
 }
 
 fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
@@ -186,12 +192,17 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     let facts = attach_facts(node);
     let known = facts.clone().map(|facts| Arc::new(facts::Source::new(facts)) as Arc<dyn KernelFacts>);
     let names = if node.dns.capture { Names::Captured } else { Names::LeftAlone };
-    let programs = |facts| -> anyhow::Result<Kernel> {
+    let wanted = node.zds.is_none() && settings::same_node(&node.same_node).any_direct();
+    let mut direct = None;
+    let mut programs = |facts| -> anyhow::Result<Kernel> {
         mounts::writable_sysctls().context("making /proc/sys writable, which needs CAP_SYS_ADMIN")?;
         let pins = Pins::prepare(&node.bpf_fs, &node.name)?;
+        if wanted {
+            direct = Some(Arc::new(Direct::open(&pins.direct(), node.same_node.direct_connections.get())?));
+        }
         let kernel = Kernel::new(pins, &node.run_dir, mechanism, logging, facts);
         let kernel = kernel.with_context(|| format!("run_dir {}", node.run_dir.display()))?;
-        Ok(kernel.names(names))
+        Ok(kernel.names(names).direct(direct.clone()))
     };
     let capture: Arc<dyn Capture> = if node.zds.is_some() {
         let former = programs(None);
@@ -202,7 +213,7 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     } else {
         Arc::new(programs(facts)?)
     };
-    Ok(KernelParts { capture, mechanism, facts: known })
+    Ok(KernelParts { capture, mechanism, facts: known, direct })
 }
 
 /// Kernel facts are a bonus: without them records lack a few fields, and nothing else changes.
@@ -225,9 +236,11 @@ fn shards(
     feeds: &Feeds,
     certs: &Certs,
     metrics: &Metrics,
-    (facts, demand): (Option<Arc<dyn KernelFacts>>, Option<Demand>),
+    (kernel, demand): (&KernelParts, Option<Demand>),
 ) -> anyhow::Result<(Shards, Threads)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = node.shards.unwrap_or(cores).max(1);
+    let carrier = |direct: &Arc<Direct>| Arc::new(direct::Carrier::new(Arc::clone(direct), count)) as Arc<dyn crate::proxy::direct::Kernel>;
     let names = telemetry::dns::Names::default();
     metrics.register(Box::new(names.clone()));
     let dns = dns::server::Deps { settings: Arc::new(settings::names(&node.dns)), metrics: names };
@@ -243,10 +256,12 @@ fn shards(
         lookups,
         habits: settings::habits(&node.tunnels),
         same_node: Arc::new(settings::same_node(&node.same_node)),
+        direct: kernel.direct.as_ref().map(carrier),
     };
+    let facts = kernel.facts.clone();
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
-    Shards::start(node.shards.unwrap_or(cores), &deps, books).context("starting the shards")
+    Shards::start(count, &deps, books).context("starting the shards")
 }
 
 /// The configuration in force, and its parts for those who need only one.
@@ -333,6 +348,7 @@ async fn end(node: &Node, threads: Threads, tasks: &Tasks) {
         tracing::error!("the shards could not be joined");
     }
     tasks.drain(LAST_CALL).await;
+    Pins::of(&node.bpf_fs, &node.name).leave();
     // Another start removes what is left.
     std::fs::remove_file(node.run_dir.join(ADMIN_SOCKET)).ok();
     tracing::info!("node agent stopped");

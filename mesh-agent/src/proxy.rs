@@ -10,6 +10,7 @@ mod accept;
 mod copy;
 mod demand;
 mod dial;
+pub mod direct;
 mod error;
 mod far;
 mod inbound;

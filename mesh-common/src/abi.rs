@@ -1,7 +1,7 @@
 //! Marks, ports and the ABI number.
 
 /// Number of the layout of everything pinned; a change of any map or program contract raises it.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Mark on every socket of the agent inside a pod (Istio's 0x539).
 pub const AGENT_MARK: u32 = 0x539;

@@ -9,7 +9,9 @@ use crate::abi::{HBONE_PORT, NAME_SERVER_PORT, PLAINTEXT_PORT};
 use crate::maps::{Address, FlowKey, MAX_NODE_ADDRESSES, Phase, PodConfig};
 
 /// TCP header flags.
+pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
 /// A TCP or UDP packet's headers. Ports in host byte order.
@@ -75,12 +77,11 @@ pub enum Egress {
 /// Decides for a TCP packet on its way out of the pod that does not carry the agent's mark.
 #[inline(always)]
 pub fn egress(config: &PodConfig, flow: &Flow) -> Egress {
-    let draining = config.phase == Phase::Draining as u32;
     if flow.opens() {
-        return match draining {
-            true => Egress::Pass,
-            false if asks_name_server(config, flow) => Egress::Ask,
-            false => Egress::Capture,
+        return match takes_new(config) {
+            false => Egress::Pass,
+            true if asks_name_server(config, flow) => Egress::Ask,
+            true => Egress::Capture,
         };
     }
     if is_probe(config, &flow.destination, flow.source_port) {
@@ -89,12 +90,18 @@ pub fn egress(config: &PodConfig, flow: &Flow) -> Egress {
     if config.phase == Phase::Strict as u32 { Egress::LoopUnlessOlder } else { Egress::LoopIfProxied }
 }
 
+/// Whether new connections are captured.
+#[inline(always)]
+const fn takes_new(config: &PodConfig) -> bool {
+    config.phase != Phase::Draining as u32 && config.phase != Phase::Attaching as u32
+}
+
 /// Whether a packet on its way out of the pod (a UDP datagram, or the first one of a TCP connection) is meant for a name
 /// server whose place the agent takes.
 #[inline(always)]
 pub fn asks_name_server(config: &PodConfig, flow: &Flow) -> bool {
     config.dns == 1
-        && config.phase != Phase::Draining as u32
+        && takes_new(config)
         && flow.destination_port == NAME_SERVER_PORT
         && is_one_routed_host(&flow.destination)
 }
@@ -131,7 +138,7 @@ pub fn ingress(config: &PodConfig, flow: &Flow) -> Ingress {
         return Ingress::PassProbe;
     }
     if flow.opens() {
-        if config.phase == Phase::Draining as u32 {
+        if !takes_new(config) {
             return Ingress::Pass;
         }
         let hbone = flow.destination_port == HBONE_PORT;

@@ -7,4 +7,5 @@
 
 pub mod abi;
 pub mod classify;
+pub mod direct;
 pub mod maps;

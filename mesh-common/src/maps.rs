@@ -1,5 +1,7 @@
 //! Layouts of map keys and values. Padding is explicit, so that every byte of a key is defined.
 
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 /// Names of the maps, as the loader finds them.
 pub mod names {
     pub const CONFIG: &str = "config";
@@ -9,6 +11,11 @@ pub mod names {
     pub const REOPENED: &str = "reopened";
     pub const ENROLLED: &str = "enrolled";
     pub const FACTS: &str = "facts";
+    pub const GRANTS: &str = "grants";
+    pub const SLOTS: &str = "slots";
+    pub const LEASE: &str = "lease";
+    pub const FLOWS: &str = "flows";
+    pub const EVENTS: &str = "flow_events";
 }
 
 /// Most node addresses that a pod's configuration holds.
@@ -23,6 +30,14 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
+/// An address of either family.
+pub const fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
 /// What a pod's programs are to do with its flows.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +48,8 @@ pub enum Phase {
     Strict = 1,
     /// New flows pass; captured ones go on until they end.
     Draining = 2,
+    /// New flows pass: some of the programs are not attached yet.
+    Attaching = 3,
 }
 
 /// A set of ports, one bit for each: a look into it is one load, whatever a pod declares.
@@ -80,7 +97,10 @@ pub struct PodConfig {
     pub node_count: u32,
     /// 1: what the pod asks name servers is captured; 0: it goes its way.
     pub dns: u32,
-    pub reserved: u32,
+    /// 1: the pod's connections to others of its node may go directly.
+    pub direct: u32,
+    /// Cookie of the pod's namespace.
+    pub netns: u64,
     pub node_addresses: [Address; MAX_NODE_ADDRESSES],
     pub probe_ports: Ports,
 }
@@ -92,7 +112,8 @@ impl PodConfig {
         lo: 1,
         node_count: 0,
         dns: 0,
-        reserved: 0,
+        direct: 0,
+        netns: 0,
         node_addresses: [[0; 16]; MAX_NODE_ADDRESSES],
         probe_ports: Ports::NONE,
     };
@@ -106,6 +127,30 @@ pub struct FlowKey {
     pub remote: Address,
     pub local_port: u16,
     pub remote_port: u16,
+}
+
+impl FlowKey {
+    pub const fn of(local: SocketAddr, remote: SocketAddr) -> Self {
+        Self {
+            local: address(local.ip()),
+            remote: address(remote.ip()),
+            local_port: local.port(),
+            remote_port: remote.port(),
+        }
+    }
+
+    /// The local end.
+    pub const fn local(&self) -> SocketAddr {
+        SocketAddr::new(ip(self.local), self.local_port)
+    }
+
+    pub const fn remote(&self) -> SocketAddr {
+        SocketAddr::new(ip(self.remote), self.remote_port)
+    }
+}
+
+const fn ip(address: Address) -> IpAddr {
+    Ipv6Addr::from_octets(address).to_canonical()
 }
 
 /// Key of `facts`: a connection of one network namespace.
@@ -190,10 +235,16 @@ pub enum Counter {
     DnsTcp = 12,
     /// DNS queries and connections passed because the agent has no socket for them.
     DnsPassed = 13,
+    /// New connections to pods of the node that the kernel carries.
+    Direct = 14,
+    /// Packets of such connections that may not go on, dropped.
+    DirectCut = 15,
+    /// New connections that could have been carried so, and went to the agent because a map was full.
+    DirectFull = 16,
 }
 
 impl Counter {
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 17;
     pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
         (Self::CapturedOut, "captured_outbound"),
         (Self::CapturedIn, "captured_inbound"),
@@ -209,10 +260,13 @@ impl Counter {
         (Self::DnsUdp, "dns_udp"),
         (Self::DnsTcp, "dns_tcp"),
         (Self::DnsPassed, "dns_passed"),
+        (Self::Direct, "direct"),
+        (Self::DirectCut, "direct_cut"),
+        (Self::DirectFull, "direct_full"),
     ];
 }
 
-const _: () = assert!(size_of::<PodConfig>() == 24 + 128 + 8192);
+const _: () = assert!(size_of::<PodConfig>() == 32 + 128 + 8192);
 const _: () = assert!(size_of::<FlowKey>() == 36);
 const _: () = assert!(size_of::<FactsKey>() == 48);
 const _: () = assert!(size_of::<ConnFacts>() == 32);
@@ -234,7 +288,7 @@ mod plain {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counter, ListenerIndex, Ports, mapped};
+    use super::{Counter, FlowKey, ListenerIndex, Ports, mapped};
 
     #[test]
     fn a_port_is_in_the_set_that_it_was_put_into() {
@@ -262,6 +316,14 @@ mod tests {
             assert_eq!(ListenerIndex::of(port), expected, "{port}");
         }
         assert!([Outbound, Plaintext, Hbone, Dns].iter().all(|index| (*index as u32) < ListenerIndex::COUNT));
+    }
+
+    #[test]
+    fn a_connection_is_found_again_in_its_key() {
+        for (local, remote) in [("10.0.0.1:80", "192.0.2.1:4000"), ("[fd00::1]:80", "[fd00::2]:4000")] {
+            let key = FlowKey::of(local.parse().unwrap(), remote.parse().unwrap());
+            assert_eq!((key.local(), key.remote()), (local.parse().unwrap(), remote.parse().unwrap()));
+        }
     }
 
     #[test]

@@ -18,7 +18,8 @@ const SCTP: u8 = 132;
 
 /// What a packet is to the capture.
 pub enum Packet {
-    Tcp(Flow, Family),
+    /// With the length of what it carries, in bytes.
+    Tcp(Flow, Family, u32),
     /// A whole datagram. Fragments of one are [`Packet::Other`]: none of them can be told from another protocol's.
     Udp(Flow, Family),
     /// A fragment of a TCP packet: without its header it cannot be attributed, so it is not let through.
@@ -84,8 +85,9 @@ fn read_v4(ctx: &TcContext) -> Option<Packet> {
     if length < 20 {
         return None;
     }
-    let tcp = read_tcp(ctx, ETHERNET + length)?;
-    Some(Packet::Tcp(tcp.flow(mapped(ip.source), mapped(ip.destination)), Family::V4))
+    let at = ETHERNET + length;
+    let tcp = read_tcp(ctx, at)?;
+    Some(Packet::Tcp(tcp.flow(mapped(ip.source), mapped(ip.destination)), Family::V4, tcp.payload(ctx, at)))
 }
 
 #[repr(C)]
@@ -117,7 +119,7 @@ fn read_v6(ctx: &TcContext) -> Option<Packet> {
         match next {
             TCP => {
                 let tcp = read_tcp(ctx, at)?;
-                return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6));
+                return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6, tcp.payload(ctx, at)));
             }
             UDP => return Some(read_udp(ctx, at, ip.source, ip.destination, Family::V6)),
             HOP_BY_HOP | ROUTING | DESTINATION => {
@@ -145,11 +147,19 @@ struct Tcp {
     destination: u16,
     _sequence: u32,
     _acknowledgement: u32,
-    _offset: u8,
+    offset: u8,
     flags: u8,
 }
 
 impl Tcp {
+    /// The bytes behind the header, which is at `at`.
+    #[inline(always)]
+    fn payload(&self, ctx: &TcContext, at: usize) -> u32 {
+        let header = u32::from(self.offset >> 4) * 4;
+        // The header was read, so there is as much. (Saturating, every way here would leave other bounds to verify.)
+        ctx.len().wrapping_sub(at as u32 + header)
+    }
+
     #[inline(always)]
     fn flow(&self, source: [u8; 16], destination: [u8; 16]) -> Flow {
         Flow {

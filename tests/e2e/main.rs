@@ -9,6 +9,7 @@
 //! | [`traffic`] | bytes get through the mesh, and only through it, as they would without one |
 //! | [`dns`] | names of the mesh and of others |
 //! | [`policy`] | who is allowed, who is not, and when that changes |
+//! | [`direct`] | connections of pods of a node that the kernel carries |
 //! | [`gateways`] | ways through waypoints and other networks, with a real Envoy |
 //! | [`peers`] | wrong peers and garbage |
 //! | [`config`] | wrong files |
@@ -16,6 +17,7 @@
 //! | [`zds`] | pods that a CNI agent redirects and hands over |
 
 mod config;
+mod direct;
 mod dns;
 mod gateways;
 mod lifecycle;
@@ -34,6 +36,7 @@ const GROUPS: &[Group] = &[
     Group { name: "traffic", cases: traffic::CASES },
     Group { name: "dns", cases: &[dns::CASES] },
     Group { name: "policy", cases: &[policy::CASES] },
+    Group { name: "direct", cases: &[direct::CASES] },
     Group { name: "gateways", cases: gateways::CASES },
     Group { name: "peers", cases: &[peers::CASES] },
     Group { name: "config", cases: &[config::CASES] },

@@ -16,7 +16,7 @@ mod matrix;
 mod meaning;
 mod mutual_tls;
 mod revocation;
-mod revoked;
+pub(crate) mod revoked;
 
 use crate::runner::{Case, Fixture};
 use matrix::topology;

@@ -45,6 +45,12 @@ pub(crate) fn make(group: &str) -> Result<()> {
     Ok(())
 }
 
+/// The files by which a process joins a group that was made, in every hierarchy.
+pub(crate) fn doors(group: &str) -> Vec<PathBuf> {
+    let doors = hierarchies().into_iter().map(|root| root.join(group.trim_start_matches('/')).join("cgroup.procs"));
+    doors.filter(|door| door.exists()).collect()
+}
+
 /// Of v2: a group has the controllers that all above it hand down. Which of them there are is the machine's affair.
 fn hand_down(root: &Path, group: &str) {
     let mut place = root.to_owned();

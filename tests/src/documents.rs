@@ -96,7 +96,7 @@ pub struct Flow {
     pub original: String,
     pub hbone: Option<String>,
     pub service: Option<String>,
-    /// `mutual_tls` or `plain`.
+    /// `mutual_tls`, `local`, `direct` or `plain`.
     pub security: String,
     pub policy: Option<String>,
     pub age_ms: u64,

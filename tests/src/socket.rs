@@ -132,6 +132,11 @@ pub enum Ending {
     Reset,
 }
 
+/// By the other side, or by the kernel on somebody's behalf.
+fn is_reset(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted)
+}
+
 /// Waits up to `limit` for the other side to end the connection; what it sends until then is thrown away.
 pub fn ending(mut stream: &TcpStream, limit: Duration) -> io::Result<Ending> {
     let deadline = std::time::Instant::now() + limit;
@@ -145,7 +150,7 @@ pub fn ending(mut stream: &TcpStream, limit: Duration) -> io::Result<Ending> {
         match stream.read(&mut buffer) {
             Ok(0) => return Ok(Ending::Fin),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Ending::Reset),
+            Err(error) if is_reset(error.kind()) => return Ok(Ending::Reset),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }

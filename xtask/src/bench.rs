@@ -57,6 +57,12 @@ pub(crate) struct Args {
     /// What the peer is, if it does not say so itself
     #[arg(long, value_enum, requires = "peer")]
     peer_kind: Option<peer::Kind>,
+    /// How our pods of one node talk (`node.same_node.mode`): `mtls`, `local` or `direct`
+    #[arg(long, value_name = "MODE")]
+    same_node: Option<String>,
+    /// The same of a peer that is another build, or the same one in another mode
+    #[arg(long, value_name = "MODE", requires = "peer")]
+    peer_same_node: Option<String>,
     /// Only these measurements (each brings its CPU figures with it)
     #[arg(long, value_enum, value_name = "ROW", num_args = 1..)]
     only: Vec<Measurement>,
@@ -80,6 +86,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let machine = Machine::observe(root);
     let peer = args.peer.as_deref().map(|binary| Peer::ask(binary, args.peer_kind)).transpose()?;
     let agent = agent::build(root)?;
+    let modes = (args.same_node.as_deref(), args.peer_same_node.as_deref());
     let plan = Plan {
         rounds: args.rounds,
         seconds: args.secs,
@@ -96,10 +103,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     if let Some(peer) = &peer {
         say(format_args!("the peer is {}: {}", peer.binary.display(), peer.version));
     }
-    let record = measure(&plan, &agent, peer.as_ref())?;
+    let record = measure(&plan, &agent, peer.as_ref(), modes)?;
     let figures = summary::figures(&record, &plan.targets);
     report(&machine, &plan, &figures, &record);
-    let document = document((&machine, &plan), (&agent, peer.as_ref()), (&figures, &record))?;
+    let mut document = document((&machine, &plan), (&agent, peer.as_ref()), (&figures, &record))?;
+    document["same_node"] = json!({"ours": modes.0, "peer": modes.1});
     remember(&root.join(HISTORY), &document)?;
     say(format_args!("appended to {HISTORY}"));
     if let Some(output) = &mut output {
@@ -112,10 +120,15 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Builds everyone's lab and plays the rounds. The labs are gone when it returns.
-fn measure(plan: &Plan, agent: &Path, peer: Option<&Peer>) -> Result<Record> {
-    let mut contenders = vec![Contender::direct(agent, &plan.targets)?, Contender::ours(agent, &plan.targets)?];
+fn measure(
+    plan: &Plan,
+    agent: &Path,
+    peer: Option<&Peer>,
+    (ours, theirs): (Option<&str>, Option<&str>),
+) -> Result<Record> {
+    let mut contenders = vec![Contender::direct(agent, &plan.targets)?, Contender::ours(agent, &plan.targets, ours)?];
     if let Some(peer) = peer {
-        contenders.push(Contender::peer(peer, agent, &plan.targets)?);
+        contenders.push(Contender::peer(peer, agent, &plan.targets, theirs)?);
     }
     plan.play(&mut contenders)
 }

@@ -251,6 +251,8 @@ pub enum Security {
     MutualTls,
     /// Without a wire: both ends are pods of this node.
     Local,
+    /// The same, and the kernel carries the packets.
+    Direct,
     Plain,
 }
 

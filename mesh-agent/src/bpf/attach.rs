@@ -4,6 +4,7 @@
 //! Both survive the agent: links are pinned, filters belong to the qdisc. A second start replaces the program in
 //! what it finds, atomically, so that there is no moment without capture.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,7 +20,7 @@ use aya::programs::{LinkOrder, Program, ProgramError, SkLookup};
 use super::BpfError;
 use super::object::Capture;
 use crate::sys::netlink::clsact::Filter;
-use crate::sys::thread;
+use crate::sys::thread::Work;
 
 /// Which mechanism attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,6 @@ pub(super) fn is_our_filter(filter: &Filter) -> bool {
 
 fn hooks(interface: &str) -> [Hook<'_>; 3] {
     use TcAttachType::{Egress, Ingress};
-    // Egress comes last: as soon as it sends packets to lo, they must be taken.
     [
         Hook { program: "lo_ingress", interface: "lo", direction: Ingress },
         Hook { program: "pod_ingress", interface, direction: Ingress },
@@ -79,32 +79,30 @@ fn hooks(interface: &str) -> [Hook<'_>; 3] {
     ]
 }
 
-/// Attaches all three programs, or puts them in the place of a former agent's.
-pub fn attach(capture: &mut Capture, interface: &str, pins: &Path, mechanism: Mechanism) -> Result<(), BpfError> {
-    let [on_lo, inward, outward] = hooks(interface);
-    let (mut lo, mut ingress, mut egress) = (None, None, None);
-    for (name, program) in capture.object.programs_mut() {
-        for (hook, place) in [(&on_lo, &mut lo), (&inward, &mut ingress), (&outward, &mut egress)] {
-            if hook.program == name {
-                *place = Some(program);
-                break;
-            }
-        }
-    }
-    let put = |program: Option<&mut Program>, hook: &Hook<'_>| -> Result<(), BpfError> {
-        let program = program.ok_or(BpfError::Missing(hook.program))?;
-        let program: &mut SchedClassifier = program.try_into().map_err(|cause| failed(hook, cause))?;
-        program.load().map_err(|cause| failed(hook, cause))?;
-        match mechanism {
-            Mechanism::Tcx => attach_tcx(program, hook, pins),
-            Mechanism::Clsact => attach_clsact(program, hook),
-        }
+/// What attaches the three programs, or puts them in the place of a former agent's: in any order, so what the programs
+/// are to do while some of them are missing must already be said. Each waits for the kernel's lock of networks, on a busy
+/// node longer than it holds it.
+pub fn attachments<'a>(
+    capture: &'a mut Capture,
+    interface: &'a str,
+    pins: &'a Path,
+    mechanism: Mechanism,
+) -> Result<Vec<Work<'a, Result<(), BpfError>>>, BpfError> {
+    let mut programs: HashMap<&str, &mut Program> = capture.object.programs_mut().collect();
+    let work = |hook: Hook<'a>| -> Result<Work<'a, _>, BpfError> {
+        let program = programs.remove(hook.program).ok_or(BpfError::Missing(hook.program))?;
+        Ok(Box::new(move || put(program, &hook, pins, mechanism)))
     };
-    // Each waits for the kernel's lock of networks, on a busy node longer than it holds it.
-    let first = thread::together(|| put(lo, &on_lo), || put(ingress, &inward));
-    let (lo, ingress) = first.map_err(|cause| BpfError::File { path: "/proc/self/task".into(), cause })?;
-    lo.and(ingress)?;
-    put(egress, &outward)
+    hooks(interface).into_iter().map(work).collect()
+}
+
+fn put(program: &mut Program, hook: &Hook<'_>, pins: &Path, mechanism: Mechanism) -> Result<(), BpfError> {
+    let program: &mut SchedClassifier = program.try_into().map_err(|cause| failed(hook, cause))?;
+    program.load().map_err(|cause| failed(hook, cause))?;
+    match mechanism {
+        Mechanism::Tcx => attach_tcx(program, hook, pins),
+        Mechanism::Clsact => attach_clsact(program, hook),
+    }
 }
 
 /// Attaches the socket look-up of reopened connections to the namespace, in the place of a former agent's.

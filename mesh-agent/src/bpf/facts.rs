@@ -1,14 +1,14 @@
 //! Kernel facts of connections: one sockops program on the cgroup that holds the pods, one map, read when a record ends.
 
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 use aya::programs::{CgroupAttachMode, SockOps};
-use mesh_common::maps::{ConnFacts, FactsKey, FlowKey, mapped, names};
+use mesh_common::maps::{ConnFacts, FactsKey, FlowKey, names};
 
 use super::{BpfError, object};
 
@@ -51,7 +51,7 @@ impl Facts {
 
     /// The last facts of a connection, `local` being the end whose facts are asked for.
     pub fn read(&self, netns: u64, local: SocketAddr, remote: SocketAddr) -> Option<ConnFacts> {
-        self.facts.get(&FactsKey { netns, flow: flow_key(local, remote), reserved: 0 }, 0).ok()
+        self.facts.get(&FactsKey { netns, flow: FlowKey::of(local, remote), reserved: 0 }, 0).ok()
     }
 }
 
@@ -65,22 +65,4 @@ pub enum Watched {
 fn take<K: aya::Pod, V: aya::Pod>(object: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, K, V>, BpfError> {
     let map = object.take_map(name).ok_or(BpfError::Missing(name))?;
     HashMap::try_from(map).map_err(|cause| BpfError::Map { name, cause })
-}
-
-/// A connection's key in the maps.
-pub fn flow_key(local: SocketAddr, remote: SocketAddr) -> FlowKey {
-    FlowKey {
-        local: address(local.ip()),
-        remote: address(remote.ip()),
-        local_port: local.port(),
-        remote_port: remote.port(),
-    }
-}
-
-/// An address as the maps hold it.
-pub fn address(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => mapped(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }

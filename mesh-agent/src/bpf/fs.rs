@@ -1,4 +1,5 @@
-//! The BPF file system and where things are pinned in it: `<bpf_fs>/mesh-agent/<node>/v<ABI>/pods/<pod>/`.
+//! The BPF file system and where things are pinned in it: `<bpf_fs>/mesh-agent/<node>/v<ABI>/`, and in there `pods/<pod>/`
+//! and `direct/`.
 
 use std::fs;
 use std::io;
@@ -29,15 +30,25 @@ impl Pins {
         if !is_mounted(bpf_fs).map_err(fail)? {
             mount("bpf", bpf_fs, "bpf", MountFlags::empty(), None).map_err(|e| fail(e.into()))?;
         }
-        let root = bpf_fs.join(FOLDER).join(file_name(node)).join(format!("v{ABI}"));
+        let Self { root } = Self::of(bpf_fs, node);
         let pods = root.join("pods");
         fs::create_dir_all(&pods).map_err(|cause| BpfError::File { path: pods, cause })?;
         Ok(Self { root })
     }
 
+    /// The directory of `node` under `bpf_fs`; it need not exist.
+    pub fn of(bpf_fs: &Path, node: &str) -> Self {
+        Self { root: bpf_fs.join(FOLDER).join(file_name(node)).join(format!("v{ABI}")) }
+    }
+
     /// The directory of one pod; it need not exist.
     pub fn pod(&self, id: &str) -> PathBuf {
         self.root.join("pods").join(file_name(id))
+    }
+
+    /// What all pods share that may talk to each other directly; it need not exist.
+    pub fn direct(&self) -> PathBuf {
+        self.root.join("direct")
     }
 
     /// Removes a pod's pins, of whatever layout. What was attached through them alone is detached by that.
@@ -63,6 +74,16 @@ impl Pins {
         let Some(node) = self.root.parent() else { return Vec::new() };
         let layouts = fs::read_dir(node).into_iter().flatten().flatten().map(|entry| entry.path());
         layouts.filter(|layout| *layout != self.root).collect()
+    }
+
+    /// Removes what pods share, if there is no pod any more; then as [`Pins::remove_if_empty`].
+    pub fn leave(&self) {
+        let pods = self.root.join("pods");
+        fs::remove_dir(&pods).ok();
+        if !pods.exists() {
+            fs::remove_dir_all(self.direct()).ok();
+        }
+        self.remove_if_empty();
     }
 
     /// Removes the agent's directories if they are empty.

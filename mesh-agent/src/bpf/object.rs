@@ -10,6 +10,7 @@ use aya_log::EbpfLogger;
 use mesh_common::maps::{FlowKey, ListenerIndex, Phase, PodConfig, names};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::direct::{self, Direct};
 use super::BpfError;
 
 /// An ELF image must be aligned for its parser.
@@ -49,7 +50,8 @@ pub struct Capture {
 
 impl Capture {
     /// Loads the programs on the maps pinned in `pins`, which are made if they do not exist.
-    pub fn load(pins: &Path, logging: Logging) -> Result<Self, BpfError> {
+    /// `direct`: the node's maps of direct connections, if it has any.
+    pub fn load(pins: &Path, direct: Option<&Direct>, logging: Logging) -> Result<Self, BpfError> {
         let complete = [names::CONFIG, names::PREEXISTING, names::COUNTERS].iter().all(|name| pins.join(name).exists());
         let origin = if complete { Origin::Adopted } else { Origin::Fresh };
         fs::create_dir_all(pins).map_err(|cause| BpfError::File { path: pins.to_owned(), cause })?;
@@ -57,7 +59,17 @@ impl Capture {
         for name in [names::CONFIG, names::PREEXISTING, names::COUNTERS] {
             loader.map_pin_path(name, pins.join(name));
         }
-        let object = load_capture(loader, logging)?;
+        let directly = match direct {
+            Some(direct) => {
+                direct.share(&mut loader);
+                &1
+            }
+            None => {
+                direct::go_without(&mut loader);
+                &0
+            }
+        };
+        let object = load_capture(loader, logging, directly)?;
         Ok(Self { object, origin })
     }
 
@@ -149,10 +161,18 @@ fn pinned_config(pins: &Path) -> Result<Array<MapData, PodConfig>, BpfError> {
 
 /// Loads the pod's object with maps that nobody else finds, as they are not pinned.
 pub(super) fn load_unpinned() -> Result<Ebpf, BpfError> {
-    load_capture(EbpfLoader::new(), Logging::Off)
+    let mut loader = EbpfLoader::new();
+    direct::go_without(&mut loader);
+    load_capture(loader, Logging::Off, &1)
 }
 
-fn load_capture(mut loader: EbpfLoader<'_>, logging: Logging) -> Result<Ebpf, BpfError> {
+/// Loads the pod's object for the maps of the node that `loader` names.
+pub(super) fn load_shared(loader: EbpfLoader<'_>) -> Result<Ebpf, BpfError> {
+    load_capture(loader, Logging::Off, &1)
+}
+
+fn load_capture<'a>(mut loader: EbpfLoader<'a>, logging: Logging, direct: &'a u32) -> Result<Ebpf, BpfError> {
+    loader.override_global("DIRECT", direct, true);
     let level: &u32 = if logging == Logging::On { &1 } else { &0 };
     loader.override_global("LOG_LEVEL", level, true);
     if logging == Logging::Off {

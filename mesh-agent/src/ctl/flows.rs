@@ -87,6 +87,7 @@ pub(super) fn render(document: &Flows, rates: &Rates) -> String {
             match flow.security {
                 Security::MutualTls => "mtls",
                 Security::Local => "local",
+                Security::Direct => "direct",
                 Security::Plain => "plain",
             }
             .to_owned(),

@@ -10,6 +10,8 @@ pub enum SameNode {
     /// The agent authorises the two, and joins their connections in its own process.
     #[default]
     Local,
+    /// The agent authorises the two, and the kernel carries the packets of their connections from one to the other.
+    Direct,
 }
 
 /// The modes of all namespaces.
@@ -25,6 +27,11 @@ impl SameNodeModes {
         self.of(one).min(self.of(other))
     }
 
+    /// Whether any two could talk directly.
+    pub fn any_direct(&self) -> bool {
+        self.default == SameNode::Direct || self.namespaces.values().any(|mode| *mode == SameNode::Direct)
+    }
+
     fn of(&self, namespace: &str) -> SameNode {
         self.namespaces.get(namespace).copied().unwrap_or(self.default)
     }
@@ -32,7 +39,7 @@ impl SameNodeModes {
 
 #[cfg(test)]
 mod tests {
-    use super::SameNode::{Local, Mtls};
+    use super::SameNode::{Direct, Local, Mtls};
     use super::SameNodeModes;
 
     #[test]
@@ -45,5 +52,9 @@ mod tests {
         }
         let strict = SameNodeModes { default: Mtls, namespaces: [("lab".to_owned(), Local)].into() };
         assert_eq!((strict.between("lab", "lab"), strict.between("lab", "a")), (Local, Mtls));
+        assert!(!modes.any_direct() && !strict.any_direct());
+        let fast = SameNodeModes { default: Local, namespaces: [("fast".to_owned(), Direct)].into() };
+        assert_eq!((fast.between("fast", "fast"), fast.between("fast", "a")), (Direct, Local));
+        assert!(fast.any_direct());
     }
 }

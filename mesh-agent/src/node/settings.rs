@@ -13,6 +13,10 @@ use crate::proxy::shard::{Applications, Habits};
 use crate::sys::grace::GracePeriods;
 use crate::sys::socket::Keepalive;
 
+/// How long other nodes may take to hear from istiod that a pod has left the mesh: it batches changes for a moment, and a
+/// busy one takes some more. Who writes files decides in which order they change.
+const LINGER: Duration = Duration::from_secs(5);
+
 pub(super) fn authority(node: &Node) -> CaConfig {
     CaConfig {
         address: node.ca.address.clone(),
@@ -30,7 +34,9 @@ pub(super) fn driver(node: &Node) -> Settings {
         OnShutdown::Keep => driver::OnShutdown::Keep,
         OnShutdown::Withdraw => driver::OnShutdown::Withdraw,
     };
-    let settings = Settings { on_shutdown, drain: node.drain, withdrawal: withdrawal(node), retry: Retry::default() };
+    let linger = if node.kubernetes.is_some() { LINGER } else { Duration::ZERO };
+    let retry = Retry::default();
+    let settings = Settings { on_shutdown, drain: node.drain, withdrawal: withdrawal(node), linger, retry };
     match node.zds {
         None => settings,
         // What keeps redirected pods captured is not ours to keep or to withdraw.
@@ -56,6 +62,7 @@ pub(super) fn same_node(written: &schema::SameNode) -> SameNodeModes {
     let mode = |mode: schema::SameNodeMode| match mode {
         schema::SameNodeMode::Mtls => SameNode::Mtls,
         schema::SameNodeMode::Local => SameNode::Local,
+        schema::SameNodeMode::Direct => SameNode::Direct,
     };
     let namespaces = written.namespaces.iter().map(|(namespace, written)| (namespace.clone(), mode(*written)));
     SameNodeModes { default: mode(written.mode), namespaces: namespaces.collect() }

@@ -96,7 +96,7 @@ fn release(node: &Node) -> anyhow::Result<()> {
             Err(error) => failed.push(format!("{uid}: {error}")),
         }
     }
-    pins.remove_if_empty();
+    pins.leave();
     // Several nodes may have one such file system, in labs.
     fs::remove_dir(own).ok();
     ensure!(failed.is_empty(), "{}", failed.join("; "));

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_common::maps::Phase;
+use mesh_common::maps::{FlowKey, Phase};
 
 use self::config::{config, phase_of};
 pub use self::error::CaptureError;
@@ -17,14 +17,16 @@ use super::owners::{Claim, Owners, own_cookie};
 use super::record::{Records, Undo};
 use crate::bpf::attach::{self, Mechanism};
 use crate::bpf::counters;
+use crate::bpf::direct::Direct;
 use crate::bpf::facts::Facts;
 use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::model::{Captured, Older, PodNetns, PodSpec, Programs};
 use crate::proxy::shard::PodListeners;
-use crate::sys::netlink::interface_index;
+use crate::sys::netlink::{Change, Connection, destroy, interface_index};
 use crate::sys::netns::Netns;
 use crate::sys::socket::is_local;
+use crate::sys::thread::{self, Work};
 
 mod config;
 mod error;
@@ -93,6 +95,7 @@ pub struct Kernel {
     logging: Logging,
     names: Names,
     owners: Owners,
+    direct: Option<Arc<Direct>>,
 }
 
 impl Kernel {
@@ -105,13 +108,20 @@ impl Kernel {
         facts: Option<Arc<Facts>>,
     ) -> io::Result<Self> {
         let records = Records::open(run_dir)?;
-        Ok(Self { pins, records, mechanism, logging, names: Names::default(), owners: Owners::new(facts) })
+        Ok(Self { pins, records, mechanism, logging, names: Names::default(), owners: Owners::new(facts), direct: None })
     }
 
     /// What happens to the queries of pods that are enrolled from now on.
     #[must_use]
     pub fn names(mut self, names: Names) -> Self {
         self.names = names;
+        self
+    }
+
+    /// Connections between pods may go by these maps, which are in the folder of pins that is theirs.
+    #[must_use]
+    pub fn direct(mut self, direct: Option<Arc<Direct>>) -> Self {
+        self.direct = direct;
         self
     }
 
@@ -166,19 +176,21 @@ impl Kernel {
         before: Before,
     ) -> Result<Origin, CaptureError> {
         let pins = self.pins.pod(&spec.uid);
-        let mut loaded = Loaded::load(&pins, self.logging)?;
+        let mut loaded = Loaded::load(&pins, self.direct.as_deref(), self.logging)?;
         let phase = match loaded.origin {
             Origin::Fresh if before == Before::Open && programs.older == Older::LeftAlone => Phase::Learning,
             // What is open should not be; or the pod was captured, its maps are lost, and what is open is not older than that.
             Origin::Fresh => Phase::Strict,
             Origin::Adopted => phase_of(&loaded.configured()?, before),
         };
-        loaded.configure(&config(programs, phase, self.captured(programs)))?;
+        let configured = |phase| config(programs, phase, self.captured(programs), self.directly(&spec.uid));
+        // While some programs are missing, what others capture would be lost.
+        loaded.configure(&configured(if phase == Phase::Learning { Phase::Attaching } else { phase }))?;
         if let Some(first) = listeners.first() {
             loaded.listen_with(&indexed(first))?;
         }
         attach::attach_lookup(&mut loaded, netns.as_fd(), &pins)?;
-        attach::attach(&mut loaded, &programs.interface, &pins, self.mechanism)?;
+        self.connect(&mut loaded, programs, &pins)?;
         if self.pins.remove_other_layouts(&spec.uid)? {
             tracing::info!(pod = %spec.uid, "another version's programs were replaced");
         }
@@ -186,14 +198,45 @@ impl Kernel {
             loaded.forward_log(&spec.uid)?;
         }
         if phase == Phase::Learning {
+            loaded.configure(&configured(phase))?;
             let older = namespace::older_flows().map_err(system("listing open connections"))?;
             loaded.leave_alone(&older)?;
         }
-        loaded.configure(&config(programs, Phase::Strict, self.captured(programs)))?;
+        loaded.configure(&configured(Phase::Strict))?;
+        self.end_former(&spec.uid);
         if before == Before::Open && programs.older == Older::Cut {
             cut_older(&spec.uid);
         }
         Ok(loaded.origin)
+    }
+}
+
+impl Kernel {
+    /// The pod's namespace, if its connections may go directly to other pods.
+    fn directly(&self, uid: &str) -> Option<u64> {
+        self.direct.as_ref().and_then(|_| self.owners.cookie(uid))
+    }
+
+    /// What a former agent's programs carried directly is carried no more. (In the pod's namespace.)
+    fn end_former(&self, uid: &str) {
+        let (Some(direct), Some(netns)) = (&self.direct, self.owners.cookie(uid)) else { return };
+        let former = direct.former(netns);
+        let end = |flow: &FlowKey| destroy(Connection { local: flow.local(), remote: flow.remote() });
+        match former.iter().try_for_each(end) {
+            Ok(()) if former.is_empty() => {}
+            Ok(()) => tracing::info!(pod = uid, count = former.len(), "direct connections of a former agent are ended"),
+            Err(error) => tracing::warn!(pod = uid, %error, "direct connections of a former agent hang"),
+        }
+    }
+
+    /// Attaches the programs, and puts rules and routes in place by which the stack takes what they capture.
+    fn connect(&self, loaded: &mut Loaded, programs: &Programs, pins: &Path) -> Result<(), CaptureError> {
+        let attaching = attach::attachments(loaded, &programs.interface, pins, self.mechanism)?.into_iter();
+        let attaching = attaching.map(|work| -> Work<'_, _> { Box::new(|| work().map_err(CaptureError::from)) });
+        let routing = namespace::routing(Change::Add).into_iter();
+        let routing = routing.map(|work| -> Work<'_, _> { Box::new(|| work().map_err(system("routing"))) });
+        let done = thread::together(attaching.chain(routing).collect()).map_err(system("threads"))?;
+        done.into_iter().collect()
     }
 }
 
@@ -252,7 +295,7 @@ impl Capture for Kernel {
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
         let programs = Pod::of(spec)?.programs;
         self.note(spec, programs).map_err(system("noting the pod's change"))?;
-        let config = config(programs, Phase::Strict, self.captured(programs));
+        let config = config(programs, Phase::Strict, self.captured(programs), self.directly(&spec.uid));
         Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
     }
 

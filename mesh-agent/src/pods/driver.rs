@@ -14,7 +14,7 @@ use super::capture::{Capture, CaptureError};
 use super::plan::{Observed, Step, plan};
 pub use crate::model::pod::{PodState, PodStatus};
 use crate::model::{Captured, PodSpec};
-use crate::proxy::shard::Shards;
+use crate::proxy::shard::{Leave, Shards};
 use crate::sys::grace::GracePeriods;
 use crate::task::Limit;
 
@@ -166,13 +166,13 @@ impl Driver {
                 }
             }
             Step::Replace(spec) => {
-                self.retire(&spec.uid, Some(self.settings.drain));
+                self.retire(&spec.uid, Some(self.settings.drain), Duration::ZERO);
                 let (spec, result) = enrol(Arc::clone(&self.capture), self.shards.clone(), spec).await;
                 self.note(spec, result)
             }
             Step::Withdraw(uid) => {
                 let drain = self.drain(&uid);
-                self.release(&uid, drain).await;
+                self.release(&uid, drain, self.settings.linger).await;
                 Ok(())
             }
             Step::Cut(uid) => {
@@ -181,7 +181,8 @@ impl Driver {
             }
             Step::Evict(uid) => {
                 self.leaving.within(&uid, Duration::ZERO);
-                self.shards.retire(&uid, &Limit::new(Some(Duration::ZERO)).watch()).await;
+                let limit = Limit::new(Some(Duration::ZERO)).watch();
+                self.shards.retire(&uid, &Leave { linger: Duration::ZERO, limit }).await;
                 self.remove(uid).await
             }
             Step::Discard(uid) => {
@@ -232,7 +233,7 @@ impl Driver {
     }
 
     /// New connections pass; open ones get time to end, which is waited for among `leaving`.
-    async fn release(&mut self, uid: &Arc<str>, drain: Option<Duration>) {
+    async fn release(&mut self, uid: &Arc<str>, drain: Option<Duration>, linger: Duration) {
         if let Some(pod) = self.pods.get_mut(uid) {
             pod.state = PodState::Draining;
         }
@@ -241,16 +242,16 @@ impl Driver {
         if let Err(error) = blocking(move || capture.release(&leaving)).await {
             tracing::debug!(pod = %uid, %error, "the pod's programs are gone already");
         }
-        self.retire(uid, drain);
+        self.retire(uid, drain, linger);
     }
 
     /// Open connections get time to end, and those of former lives no more than that.
-    fn retire(&mut self, uid: &Arc<str>, drain: Option<Duration>) {
+    fn retire(&mut self, uid: &Arc<str>, drain: Option<Duration>, linger: Duration) {
         if let Some(drain) = drain {
             self.leaving.within(uid, drain);
         }
         let limit = Limit::new(drain);
-        let ended = self.shards.retire(uid, &limit.watch());
+        let ended = self.shards.retire(uid, &Leave { linger, limit: limit.watch() });
         self.leaving.add(uid, limit, ended);
     }
 
@@ -301,13 +302,13 @@ impl Driver {
         let uids: Vec<Arc<str>> = captured.map(|pod| Arc::clone(&pod.spec.uid)).collect();
         match self.settings.on_shutdown {
             OnShutdown::Keep => {
-                let limit = Limit::new(Some(drain)).watch();
-                let retiring = uids.iter().map(|uid| self.shards.retire(uid, &limit));
+                let leave = Leave { linger: Duration::ZERO, limit: Limit::new(Some(drain)).watch() };
+                let retiring = uids.iter().map(|uid| self.shards.retire(uid, &leave));
                 futures_util::future::join_all(retiring).await;
             }
             OnShutdown::Withdraw => {
                 for uid in uids {
-                    self.release(&uid, Some(drain)).await;
+                    self.release(&uid, Some(drain), Duration::ZERO).await;
                 }
                 self.settle(&[]);
                 for uid in std::mem::take(&mut self.left_behind) {

@@ -8,9 +8,8 @@ use std::io;
 
 use mesh_common::maps::FlowKey;
 
-use crate::bpf::facts::flow_key;
 use crate::sys::netlink::{Change, Connection, Family, captured_rule, connections, destroy, local_route};
-use crate::sys::thread;
+use crate::sys::thread::Work;
 
 const CONF: &str = "/proc/sys/net/ipv4/conf";
 
@@ -65,10 +64,11 @@ pub(super) fn write(path: &str, value: &str) -> io::Result<()> {
     fs::write(path, value)
 }
 
-/// Adds or removes the rules and routes of both families, which wait for the kernel's lock of networks side by side.
-pub(super) fn routing(change: Change) -> io::Result<()> {
-    let one = |family| captured_rule(family, change).and_then(|()| local_route(family, change));
-    thread::together(|| one(Family::V4), || one(Family::V6)).and_then(|(v4, v6)| v4.and(v6))
+/// What adds or removes the rules and routes of both families, in any order. Each waits for the kernel's lock of networks.
+pub(super) fn routing(change: Change) -> Vec<Work<'static, io::Result<()>>> {
+    let rule = |family| -> Work<'static, _> { Box::new(move || captured_rule(family, change)) };
+    let route = |family| -> Work<'static, _> { Box::new(move || local_route(family, change)) };
+    vec![rule(Family::V4), rule(Family::V6), route(Family::V4), route(Family::V6)]
 }
 
 /// The connections that were open before the enrolment, called while new ones are being captured already.
@@ -77,7 +77,7 @@ pub(super) fn routing(change: Change) -> io::Result<()> {
 /// mirrored. The proxy's end exists before the application's is established; with mirrors taken from a second look as
 /// well, none can be mistaken for an older one.
 pub(super) fn older_flows() -> io::Result<Vec<FlowKey>> {
-    Ok(older()?.iter().map(|c| flow_key(c.local, c.remote)).collect())
+    Ok(older()?.iter().map(|c| FlowKey::of(c.local, c.remote)).collect())
 }
 
 /// Ends the connections that were open before the enrolment, and tells how many there were.

@@ -55,6 +55,11 @@ impl Owners {
         self.known().get(uid).map(|(_, netns)| netns.clone())
     }
 
+    /// The number of the pod's namespace.
+    pub(super) fn cookie(&self, uid: &str) -> Option<u64> {
+        self.known().get(uid).map(|(cookie, _)| *cookie)
+    }
+
     pub(super) fn remove(&self, uid: &str) {
         let former = self.known().remove(uid);
         if let Some((cookie, _)) = former {

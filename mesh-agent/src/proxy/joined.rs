@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::copy::{self, Count, reset_on_close};
+use super::direct;
 use super::error::{Error, outcome};
 use super::far::Far;
 use super::inbound::{self, Asked, Tunnel};
@@ -30,19 +31,15 @@ const GOOD_FOR: Duration = Duration::from_secs(600);
 /// The other end of a connection, which is here, too.
 #[derive(Debug)]
 pub(super) struct Neighbour {
-    pod: Rc<Pod>,
+    pub(super) pod: Rc<Pod>,
     workload: Arc<Workload>,
     leg: Leg,
-    target: SocketAddr,
+    /// Where the bytes go.
+    pub(super) target: SocketAddr,
     /// As which policies and the application see the client: at one of its pod's addresses, whatever it has bound to.
-    client: SocketAddr,
-}
-
-impl Neighbour {
-    /// Where the bytes go, for the record of the source.
-    pub(super) fn target(&self) -> SocketAddr {
-        self.target
-    }
+    pub(super) client: SocketAddr,
+    /// How the two talk, where one of them has bound to no other address than its own.
+    pub(super) mode: SameNode,
 }
 
 /// The destination, if it is a pod that this agent serves, and both namespaces agree that the connection is joined here.
@@ -52,27 +49,30 @@ pub(super) fn neighbour(pod: &Pod, (source, client): (&Workload, SocketAddr), ro
     if leg.next_hop.0.ip() != target.ip() || !workload.addresses.contains(&target.ip()) {
         return None;
     }
-    if pod.locals.modes.between(source.namespace(), workload.namespace()) != SameNode::Local {
+    let mode = pod.locals.modes.between(source.namespace(), workload.namespace());
+    if mode == SameNode::Mtls {
         return None;
     }
     let own = source.addresses.contains(&client.ip()).then(|| client.ip());
+    let mode = if own.is_some() { mode } else { SameNode::Local };
     let ip = own.or_else(|| pod.source_ip(source, *target))?;
     let found = pod.locals.find(workload.namespace(), &workload.name)?;
     // Another cluster may have a workload of the same name.
     let own = found.known_workload().filter(|own| own.uid == workload.uid)?;
     let client = SocketAddr::new(ip, client.port());
-    Some(Neighbour { pod: found, workload: own, leg: leg.clone(), target: *target, client })
+    Some(Neighbour { pod: found, workload: own, leg: leg.clone(), target: *target, client, mode })
 }
 
 /// Carries one connection from its client's socket to the application, with the record of the destination.
 pub(super) async fn carry(
     pod: &Rc<Pod>,
     tcp: &TcpStream,
-    (source, service): (&Workload, Option<&str>),
+    (source, service): (&Arc<Workload>, Option<&str>),
     to: &Neighbour,
     record: &Record,
 ) -> Result<(), Error> {
     let met = pod.acquaintances.meet(pod, &source.identity, to).await?;
+    direct::offer(pod, source, to);
     let there = &*to.pod;
     let _busy = there.tasks.busy();
     let tunnel = Tunnel { peer: to.client, far: Rc::clone(&met.client), dialled: to.leg.next_hop.0 };
@@ -139,11 +139,11 @@ impl Count for Both<'_> {
 
 /// Two pods that have shown each other their certificates.
 #[derive(Debug)]
-struct Acquaintance {
-    client: Rc<Far>,
-    server: Rc<Far>,
+pub(super) struct Acquaintance {
+    pub(super) client: Rc<Far>,
+    pub(super) server: Rc<Far>,
     server_pod: Weak<Pod>,
-    until: Instant,
+    pub(super) until: Instant,
     /// Ends the watch for revocations.
     _watched: DropGuard,
 }
@@ -168,7 +168,12 @@ struct Pair {
 }
 
 impl Acquaintances {
-    async fn meet(&self, pod: &Rc<Pod>, client: &Identity, to: &Neighbour) -> Result<Rc<Acquaintance>, Error> {
+    pub(super) async fn meet(
+        &self,
+        pod: &Rc<Pod>,
+        client: &Identity,
+        to: &Neighbour,
+    ) -> Result<Rc<Acquaintance>, Error> {
         // An acquaintance was judged by whom that client expected; the next one may expect somebody else.
         let expected = to.leg.accepted.contains(&to.workload.identity);
         let (server, uid) = (to.workload.identity.clone(), Arc::clone(&to.workload.uid));

@@ -54,9 +54,8 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
 
 /// The destination is a pod of this node.
 async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neighbour) {
-    let tunnelled = ends(pod, way, None);
-    let service = tunnelled.service.clone();
-    let ends = Ends { security: Security::Local, hbone_addr: None, dst_addr: to.target(), ..tunnelled };
+    let ends = without_tunnel(ends(pod, way, None), Security::Local, to.target);
+    let service = ends.service.clone();
     let record = Record::open(&pod.books, ends);
     let service = service.as_deref().map(|service| &*service.key.hostname);
     let journey = joined::carry(pod, tcp, (&way.source, service), to, &record);
@@ -65,6 +64,21 @@ async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neigh
         reset_on_close(tcp);
     }
     record.finish(outcome(&result));
+}
+
+fn without_tunnel(ends: Ends, security: Security, target: SocketAddr) -> Ends {
+    Ends { security, hbone_addr: None, dst_addr: target, ..ends }
+}
+
+/// What the record of a connection that the kernel carries shows.
+pub(super) fn direct_ends(
+    pod: &Pod,
+    source: &Arc<Workload>,
+    (client, target): (SocketAddr, SocketAddr),
+    route: Route,
+) -> Ends {
+    let way = Way { client, original: OrigDst(target), source: Arc::clone(source), route };
+    without_tunnel(ends(pod, &way, None), Security::Direct, target)
 }
 
 /// Ends a connection whose destination never became clear.

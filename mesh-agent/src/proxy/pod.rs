@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::accept::accept;
 use super::copy::Broken;
 use super::demand::Asker;
+use super::direct::Shortcuts;
 use super::error::Error;
 use super::far::Far;
 use super::joined::Acquaintances;
 use super::locals::Locals;
 use super::names::Names;
 use super::record::Books;
-use super::shard::{Habits, LocalPod, PodListeners};
+use super::shard::{Habits, Leave, LocalPod, PodListeners};
 use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::Pool;
@@ -32,7 +33,7 @@ use crate::sys::socket::original_destination;
 use crate::task::{Limited, Tasks};
 
 /// How long a new pod's workload or first certificate may take to appear.
-const ARRIVAL: Duration = Duration::from_secs(5);
+const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// How often idle tunnels are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -65,6 +66,7 @@ pub(super) struct Pod {
     /// The other pods of this node on this shard.
     pub(super) locals: Rc<Locals>,
     pub(super) acquaintances: Acquaintances,
+    pub(super) shortcuts: Rc<Shortcuts>,
     pub(super) tunnels: Pool<TunnelKey, Rc<Far>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -90,6 +92,7 @@ impl Pod {
             habits: shared.habits,
             locals: Rc::clone(&shared.locals),
             acquaintances: Acquaintances::default(),
+            shortcuts: Rc::clone(&shared.shortcuts),
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),
@@ -115,6 +118,15 @@ impl Pod {
         tasks.spawn_local(accept(hbone, tasks.clone(), stop, serve));
         tasks.spawn_local(sweep(Rc::clone(self)));
         Ok(())
+    }
+
+    /// Serves on while peers may not have heard that it leaves, then retires.
+    pub(super) async fn leave(&self, Leave { linger, mut limit }: Leave) {
+        tokio::select! {
+            () = tokio::time::sleep(linger) => {}
+            () = limit.reached() => {}
+        }
+        self.retire(limit).await;
     }
 
     /// Stops listening, lets connections end, and cuts those that are left when `limit` is reached.

@@ -33,6 +33,8 @@ pub enum Security {
     MutualTls,
     /// Both ends are pods of this node, and have shown their certificates to each other in this process: there is no wire.
     Local,
+    /// As [`Security::Local`], and the kernel carries the packets from one to the other.
+    Direct,
     Plain,
 }
 
@@ -220,7 +222,7 @@ impl Ends {
     /// The identities that certificates proved; a plain connection has none, whatever its addresses suggest.
     fn proven(&self) -> (Option<&Identity>, Option<&Identity>) {
         match self.security {
-            Security::MutualTls | Security::Local => {
+            Security::MutualTls | Security::Local | Security::Direct => {
                 (self.source_identity.as_ref(), self.destination_identity.as_ref())
             }
             Security::Plain => (None, None),

@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use mesh_common::direct::Event;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::demand::Asker;
+use super::direct::{Kernel, Shortcuts};
 use super::locals::Locals;
 use super::names::Names;
 use super::pod::Pod;
@@ -68,6 +70,8 @@ pub struct Deps {
     pub lookups: Lookups,
     pub habits: Habits,
     pub same_node: Arc<SameNodeModes>,
+    /// What carries connections of pods of this node, if the kernel does.
+    pub direct: Option<Arc<dyn Kernel>>,
 }
 
 /// What may be chosen of how connections are carried.
@@ -114,10 +118,20 @@ pub struct Threads(Vec<JoinHandle<()>>);
 
 type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
 
+/// How a pod is given up.
+#[derive(Clone, Debug)]
+pub struct Leave {
+    /// For so long new connections are still taken: peers hear later than the agent that they should come another way.
+    pub linger: Duration,
+    /// When connections that are still open are cut.
+    pub limit: Limited,
+}
+
 enum Order {
     Serve(LocalPod, PodListeners, oneshot::Sender<io::Result<()>>),
-    Retire(Arc<str>, Limited, oneshot::Sender<()>),
+    Retire(Arc<str>, Leave, oneshot::Sender<()>),
     Ask(Ask),
+    Carried(Vec<Event>),
     Stop,
 }
 
@@ -136,6 +150,7 @@ pub(super) struct Shared {
     pub(super) asker: Option<Rc<Asker>>,
     pub(super) habits: Habits,
     pub(super) locals: Rc<Locals>,
+    pub(super) shortcuts: Rc<Shortcuts>,
 }
 
 impl Shards {
@@ -151,10 +166,11 @@ impl Shards {
             let (door, orders) = mpsc::unbounded_channel();
             let (deps, books) = (deps.clone(), books.clone());
             let counts = (index == 0).then(|| Arc::clone(&turnover));
+            let number = u32::try_from(index).unwrap_or(u32::MAX);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(thread::spawn(&format!("shard-{index}"), move || {
                 let books = Rc::new(books(index));
-                LocalSet::new().block_on(&runtime, run(deps, books, orders, counts));
+                LocalSet::new().block_on(&runtime, run((deps, books, number), orders, counts));
             })?);
             doors.push(door);
         }
@@ -180,14 +196,14 @@ impl Shards {
         Ok(())
     }
 
-    /// Closes the pod's listeners at once, tells peers to go elsewhere, and waits for its connections to end; those
-    /// still open when `limit` is reached are cut. What this gives is only the waiting: a pod that is served from now on
+    /// Closes the pod's listeners, when it has lingered, tells peers to go elsewhere, and waits for its connections to
+    /// end; those still open at the limit are cut. What this gives is only the waiting: a pod that is served from now on
     /// under the same uid is another one.
-    pub fn retire(&self, uid: &str, limit: &Limited) -> impl Future<Output = ()> + Send + use<> {
+    pub fn retire(&self, uid: &str, leave: &Leave) -> impl Future<Output = ()> + Send + use<> {
         let mut waits = Vec::new();
         for door in &*self.doors {
             let (done, wait) = oneshot::channel();
-            if send(door, Order::Retire(uid.into(), limit.clone(), done)).is_ok() {
+            if send(door, Order::Retire(uid.into(), leave.clone(), done)).is_ok() {
                 waits.push(wait);
             }
         }
@@ -213,6 +229,17 @@ impl Shards {
             }
         }
         answers
+    }
+
+    /// Tells the shards of connections that the kernel carries: each hears of those that it has granted.
+    pub fn carried(&self, events: Vec<Event>) -> io::Result<()> {
+        let mut sorted: Vec<Vec<Event>> = self.doors.iter().map(|_| Vec::new()).collect();
+        let count = self.doors.len();
+        for event in events {
+            sorted[event.slot.index as usize % count].push(event);
+        }
+        let told = self.doors.iter().zip(sorted).filter(|(_, events)| !events.is_empty());
+        told.map(|(door, events)| send(door, Order::Carried(events))).collect()
     }
 
     /// Ends the shards' threads; pods that were not retired are cut.
@@ -243,7 +270,11 @@ fn shard_is_gone() -> io::Error {
     io::Error::other("the shard has ended")
 }
 
-async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<Order>, counts: Option<Arc<Turnover>>) {
+async fn run(
+    (deps, books, index): (Deps, Rc<Books>, u32),
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    counts: Option<Arc<Turnover>>,
+) {
     let asker = deps.demand.map(|demand| Rc::new(Asker::new(demand, deps.worlds.clone())));
     let (worlds, verdicts) = local_copies(deps.worlds);
     let shared = Shared {
@@ -258,7 +289,9 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
         asker,
         habits: deps.habits,
         locals: Rc::new(Locals::new(deps.same_node)),
+        shortcuts: Shortcuts::new(deps.direct, index),
     };
+    drop(tokio::task::spawn_local(Rc::clone(&shared.shortcuts).follow()));
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
@@ -270,19 +303,20 @@ async fn run(deps: Deps, books: Rc<Books>, mut orders: mpsc::UnboundedReceiver<O
                 // The asker may have given up; the pod is served all the same until it is retired.
                 done.send(served).ok();
             }
-            Order::Retire(uid, limit, done) => {
+            Order::Retire(uid, leave, done) => {
                 let pod = pods.remove(&uid);
                 if let (Some(counts), Some(_)) = (&counts, &pod) {
                     counts.stopped.fetch_add(1, Relaxed);
                 }
                 drop(tokio::task::spawn_local(async move {
                     if let Some(pod) = pod {
-                        pod.retire(limit).await;
+                        pod.leave(leave).await;
                     }
                     done.send(()).ok();
                 }));
             }
             Order::Ask(ask) => ask(&shared.books),
+            Order::Carried(events) => shared.shortcuts.take(&events),
             Order::Stop => return,
         }
     }

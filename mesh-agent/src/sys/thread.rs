@@ -33,36 +33,37 @@ pub fn nicely<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     }
 }
 
-/// Does two pieces of work that mostly wait, the first one on a thread of its own. It starts in the namespaces that this
-/// thread is in.
-pub fn together<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> io::Result<(A, B)> {
+/// Something to be done on a thread.
+pub type Work<'a, T> = Box<dyn FnOnce() -> T + Send + 'a>;
+
+/// Does pieces of work that mostly wait side by side, each on a thread of its own but for the last, and gives their results
+/// in order. Threads start in the namespaces that this one is in.
+pub fn together<T: Send>(mut works: Vec<Work<'_, T>>) -> io::Result<Vec<T>> {
+    let Some(last) = works.pop() else { return Ok(Vec::new()) };
     thread::scope(|scope| {
-        let thread = Builder::new().name("beside".to_owned()).spawn_scoped(scope, first)?;
-        let second = second();
-        let first = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-        Ok((first, second))
+        let spawn = |work| Builder::new().name("beside".to_owned()).spawn_scoped(scope, work);
+        let threads = works.into_iter().map(spawn).collect::<io::Result<Vec<_>>>()?;
+        let last = last();
+        let results = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        Ok(results.collect::<Vec<_>>().into_iter().chain([last]).collect())
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{nicely, together};
+    use super::{Work, nicely, together};
 
     #[test]
-    fn both_are_done_side_by_side() {
-        let meet = std::sync::Barrier::new(2);
-        let (first, second) = together(
-            || {
+    fn all_are_done_side_by_side() {
+        let meet = &std::sync::Barrier::new(3);
+        let work = |number| -> Work<'_, i32> {
+            Box::new(move || {
                 meet.wait();
-                1
-            },
-            || {
-                meet.wait();
-                2
-            },
-        )
-        .unwrap();
-        assert_eq!((first, second), (1, 2));
+                number
+            })
+        };
+        assert_eq!(together(vec![work(1), work(2), work(3)]).unwrap(), [1, 2, 3]);
+        assert_eq!(together::<()>(Vec::new()).unwrap(), []);
     }
 
     #[test]

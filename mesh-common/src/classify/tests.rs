@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::{ACK, Egress, Flow, Ingress, SYN, asks_name_server, egress, ingress};
+use super::{ACK, Egress, FIN, Flow, Ingress, RST, SYN, asks_name_server, egress, ingress};
 use crate::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use crate::maps::{Address, MAX_NODE_ADDRESSES, Phase, PodConfig, mapped};
 
@@ -29,14 +29,16 @@ fn flow(source: ([u8; 4], u16), destination: ([u8; 4], u16), flags: u8) -> Flow 
 
 #[test]
 fn outbound() {
-    use Phase::{Draining, Learning, Strict};
+    use Phase::{Attaching, Draining, Learning, Strict};
     let cases = [
         (Strict, flow((POD, 4000), (FAR, 80), SYN), Egress::Capture),
         (Learning, flow((POD, 4000), (FAR, 80), SYN), Egress::Capture),
         (Draining, flow((POD, 4000), (FAR, 80), SYN), Egress::Pass),
+        (Attaching, flow((POD, 4000), (FAR, 80), SYN), Egress::Pass),
         (Strict, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopUnlessOlder),
         (Learning, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopIfProxied),
         (Draining, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopIfProxied),
+        (Attaching, flow((POD, 4000), (FAR, 80), ACK), Egress::LoopIfProxied),
         (Strict, flow((POD, 8080), (FAR, 4000), SYN | ACK), Egress::LoopUnlessOlder),
         (Strict, flow((POD, 8080), (NODE, 4000), SYN | ACK), Egress::PassProbe),
         (Strict, flow((POD, 8081), (NODE, 4000), SYN | ACK), Egress::LoopUnlessOlder),
@@ -92,15 +94,16 @@ fn what_name_servers_are_asked() {
             let later = to(destination, port, ACK);
             assert_eq!(egress(&with(phase, 1), &later), egress(&with(phase, 0), &later), "{destination} {port}");
         }
-        let draining = with(Phase::Draining, 1);
-        assert!(!asks_name_server(&draining, &to(destination, port, 0)), "{destination} {port}");
-        assert_eq!(egress(&draining, &to(destination, port, SYN)), Egress::Pass, "{destination} {port}");
+        for passing in [with(Phase::Draining, 1), with(Phase::Attaching, 1)] {
+            assert!(!asks_name_server(&passing, &to(destination, port, 0)), "{destination} {port}");
+            assert_eq!(egress(&passing, &to(destination, port, SYN)), Egress::Pass, "{destination} {port}");
+        }
     }
 }
 
 #[test]
 fn inbound() {
-    use Phase::{Draining, Learning, Strict};
+    use Phase::{Attaching, Draining, Learning, Strict};
     let cases = [
         (Strict, flow((FAR, 4000), (POD, 80), SYN), Ingress::Listener(15006)),
         (Strict, flow((FAR, 4000), (POD, 15008), SYN), Ingress::Listener(15008)),
@@ -112,6 +115,7 @@ fn inbound() {
         (Learning, flow((FAR, 4000), (POD, 80), SYN), Ingress::Listener(15006)),
         (Learning, flow((FAR, 4000), (POD, 80), ACK), Ingress::Pass),
         (Draining, flow((FAR, 4000), (POD, 80), SYN), Ingress::Pass),
+        (Attaching, flow((FAR, 4000), (POD, 80), SYN), Ingress::Pass),
     ];
     for (phase, flow, expected) in cases {
         assert_eq!(ingress(&config(phase), &flow), expected, "{phase:?} {flow:?}");
@@ -121,9 +125,8 @@ fn inbound() {
 /// A phase that no agent writes.
 const UNKNOWN_PHASE: u32 = 7;
 
-const PHASES: [u32; 4] = [Phase::Learning as u32, Phase::Strict as u32, Phase::Draining as u32, UNKNOWN_PHASE];
-const RST: u8 = 0x04;
-const FIN: u8 = 0x01;
+const PASSING: [u32; 2] = [Phase::Draining as u32, Phase::Attaching as u32];
+const PHASES: [u32; 5] = [Phase::Learning as u32, Phase::Strict as u32, PASSING[0], PASSING[1], UNKNOWN_PHASE];
 const ECE: u8 = 0x40;
 const FLAGS: [u8; 8] = [0, SYN, ACK, SYN | ACK, FIN | ACK, RST, SYN | ECE, SYN | ACK | ECE];
 const SECOND_NODE: [u8; 4] = [172, 30, 0, 2];
@@ -167,10 +170,10 @@ fn laws_of_what_leaves() {
             let flow = flow((POD, own), (peer, far), flags);
             let verdict = egress(&config, &flow);
             let opens = flags & SYN != 0 && flags & ACK == 0;
-            let draining = config.phase == Phase::Draining as u32;
+            let passing = PASSING.contains(&config.phase);
             // Whatever the pod declares, what it opens itself is taken.
-            assert_eq!(verdict == Egress::Capture, opens && !draining, "{config:?} {flow:?}");
-            assert_eq!(verdict == Egress::Pass, opens && draining, "{config:?} {flow:?}");
+            assert_eq!(verdict == Egress::Capture, opens && !passing, "{config:?} {flow:?}");
+            assert_eq!(verdict == Egress::Pass, opens && passing, "{config:?} {flow:?}");
             let answer = !opens && probed(&config, &mapped(peer), own);
             assert_eq!(verdict == Egress::PassProbe, answer, "{config:?} {flow:?}");
             let strict = config.phase == Phase::Strict as u32;
@@ -193,7 +196,7 @@ fn laws_of_what_arrives() {
             }
             let listener = if own == HBONE_PORT { HBONE_PORT } else { PLAINTEXT_PORT };
             let expected = match (config.phase, opens) {
-                (phase, true) if phase == Phase::Draining as u32 => Ingress::Pass,
+                (phase, true) if PASSING.contains(&phase) => Ingress::Pass,
                 (_, true) => Ingress::Listener(listener),
                 // Whatever has no socket meets the agent, or the agent's own port.
                 (phase, false) if phase == Phase::Strict as u32 && own != HBONE_PORT => {

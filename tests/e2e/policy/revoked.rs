@@ -29,7 +29,7 @@ pub(super) fn topology() -> Topology {
 }
 
 /// All on one node, where connections have no tunnel.
-pub(super) fn one_node() -> Topology {
+pub(crate) fn one_node() -> Topology {
     ["alice", "bob", "server"]
         .into_iter()
         .fold(Topology::new(), |all, name| all.pod(Pod::new(name, "n1")))
@@ -41,7 +41,7 @@ fn list_of(lab: &Lab, node: &str) -> PathBuf {
 }
 
 /// Gives `node` a list with the certificates of these pods; returns when it was in place.
-fn revoke(lab: &Lab, node: &str, serials: &[String]) -> Result<Instant> {
+pub(crate) fn revoke(lab: &Lab, node: &str, serials: &[String]) -> Result<Instant> {
     let directory = lab.directory().join("authority");
     let key = KeyPair::from_pem(&fs::read_to_string(directory.join("root.key"))?)?;
     let root = Issuer::from_ca_cert_pem(&fs::read_to_string(directory.join("root.pem"))?, key)?;
@@ -69,7 +69,7 @@ fn revoke(lab: &Lab, node: &str, serials: &[String]) -> Result<Instant> {
     Ok(Instant::now())
 }
 
-fn serial(lab: &Lab, node: &str, pod: &str) -> Result<String> {
+pub(crate) fn serial(lab: &Lab, node: &str, pod: &str) -> Result<String> {
     let certificates = lab.agent(node).status()?.certificates;
     let own = certificates.into_iter().find(|it| it.identity == lab.pod(pod).identity);
     own.and_then(|it| it.serial).context("no certificate")
@@ -114,7 +114,7 @@ fn count(lab: &Lab, node: &str, name: &str, labels: &[&str]) -> Result<usize> {
     Ok(lab.agent(node).metric(name, labels).unwrap_or_default().round() as usize)
 }
 
-fn start(lab: &Lab) -> Result<()> {
+pub(crate) fn start(lab: &Lab) -> Result<()> {
     for Node { name: node, .. } in lab.nodes() {
         revoke(lab, node, &[])?;
         let (text, list) = (lab.node(node).text(), list_of(lab, node));

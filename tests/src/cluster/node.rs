@@ -148,7 +148,9 @@ impl Node {
 
     /// Starts the first process and containerd, and waits for it. No kubelet runs yet.
     pub fn boot(&self) -> Result<()> {
-        cgroup::make(&self.group)?;
+        // As on any machine: what the system runs and what pods run have their shares of it, however many of each there are.
+        let system = format!("{}/system", self.group);
+        cgroup::make(&system)?;
         self.home.set_sysctls(&BRIDGED)?;
         for (family, services) in SERVICES {
             // kube-proxy rewrites what has a route; a machine has a default route.
@@ -159,7 +161,7 @@ impl Node {
         machine.write("/etc/containerd/config.toml", &files::containerd())?;
         machine.write("/etc/cni/net.d/20-lab.conflist", &files::network(self.number).to_string())?;
         machine.output("sh", ["-c", &format!("cp --symbolic-link --force {PLUGINS}/* /opt/cni/bin/")])?;
-        let program = |name, arguments: &[String]| Program::new(&machine, name, &self.directory, arguments);
+        let program = |name, arguments: &[String]| Program::new(&machine, name, (&self.directory, &system), arguments);
         let containerd = program("containerd", &["--config=/etc/containerd/config.toml".to_owned()])?;
         let kubelet = program("kubelet", &files::kubelet_arguments(&self.name, self.addresses()))?;
         let proxy = self.proxy.mode().map(|_| program("kube-proxy", &[format!("--config={}", files::PROXY)]));

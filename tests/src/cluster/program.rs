@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::machine::Machine;
+use crate::cgroup;
 use crate::kube::Daemon;
 use crate::log::Log;
 
@@ -19,11 +20,20 @@ pub struct Program {
 
 impl Program {
     /// The program `name` with its arguments; it is not started. Its log is in a folder of its name in `directory`.
-    pub(super) fn new(machine: &Machine, name: &'static str, directory: &Path, arguments: &[String]) -> Result<Self> {
+    /// All that it starts is in the control group `group`, unless it says otherwise.
+    pub(super) fn new(
+        machine: &Machine,
+        name: &'static str,
+        (directory, group): (&Path, &str),
+        arguments: &[String],
+    ) -> Result<Self> {
         let place = directory.join(name);
         fs::create_dir_all(&place)?;
-        let words = machine.words(name);
-        let daemon = Daemon::at(name, machine.home(), place, "env".into()).args(words).args(arguments);
+        let words = machine.words("sh");
+        let doors = cgroup::doors(group).iter().map(|door| format!("echo 0 > {} && ", door.display())).collect::<String>();
+        let join = format!("{doors}exec \"$@\"");
+        let daemon = Daemon::at(name, machine.home(), place, "env".into());
+        let daemon = daemon.args(words).args(["-c", &join, "join", name]).args(arguments);
         Ok(Self { daemon })
     }
 

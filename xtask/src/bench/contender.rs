@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +23,7 @@ pub(super) const HTTP: u16 = 8080;
 const PAGE: usize = 512;
 const START: Duration = Duration::from_secs(10);
 const LOG: usize = 8;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// One of those that are compared.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub(super) struct Contender {
     _servers: Vec<Process>,
     _nginx: Vec<Nginx>,
     lab: Lab,
+    targets: Vec<Target>,
     /// Programs run so far: each has a log file of its own.
     runs: Cell<u32>,
 }
@@ -47,26 +50,32 @@ enum Carrier {
 impl Contender {
     /// No mesh. `agent` is there, but does not run.
     pub(super) fn direct(agent: &Path, targets: &[Target]) -> Result<Self> {
-        Self::new(Who::Direct, Carrier::Kernel, agent, targets)
+        Self::new(Who::Direct, Carrier::Kernel, (agent, None), targets)
     }
 
-    pub(super) fn ours(agent: &Path, targets: &[Target]) -> Result<Self> {
-        Self::new(Who::Ours, Carrier::Agents, agent, targets)
+    /// `same_node`: the mode of that name.
+    pub(super) fn ours(agent: &Path, targets: &[Target], same_node: Option<&str>) -> Result<Self> {
+        Self::new(Who::Ours, Carrier::Agents, (agent, same_node), targets)
     }
 
-    pub(super) fn peer(peer: &Peer, agent: &Path, targets: &[Target]) -> Result<Self> {
+    pub(super) fn peer(peer: &Peer, agent: &Path, targets: &[Target], same_node: Option<&str>) -> Result<Self> {
         match peer.kind {
-            Kind::MeshAgent => Self::new(Who::Peer, Carrier::Agents, &peer.binary, targets),
+            Kind::MeshAgent => Self::new(Who::Peer, Carrier::Agents, (&peer.binary, same_node), targets),
             Kind::Ztunnel => {
                 let carrier = Carrier::Ztunnel { binary: peer.binary.clone(), running: None };
-                let contender = Self::new(Who::Peer, carrier, agent, targets)?;
+                let contender = Self::new(Who::Peer, carrier, (agent, None), targets)?;
                 ztunnel::redirect(&contender.lab)?;
                 Ok(contender)
             }
         }
     }
 
-    fn new(who: Who, carrier: Carrier, agent: &Path, targets: &[Target]) -> Result<Self> {
+    fn new(
+        who: Who,
+        carrier: Carrier,
+        (agent, same_node): (&Path, Option<&str>),
+        targets: &[Target],
+    ) -> Result<Self> {
         // A log line per connection is what a log is for, but writing it is not what is measured here.
         let topology = Topology::new()
             .pod(Pod::new("client", "n1"))
@@ -78,25 +87,40 @@ impl Contender {
             .node_setting("on_shutdown", "withdraw")
             .node_setting("drain", "1s")
             .without_agents();
+        let topology = match same_node {
+            Some(mode) => topology.node_setting("same_node", serde_json::json!({ "mode": mode })),
+            None => topology,
+        };
         let lab = Lab::start(topology)?;
         let (mut servers, mut nginx) = (Vec::new(), Vec::new());
         for target in targets {
             nginx.push(lab.nginx(target.pod(), HTTP, &"x".repeat(PAGE))?);
             servers.extend(serve(&lab, lab.pod(target.pod()))?);
         }
-        Ok(Self { who, carrier, _servers: servers, _nginx: nginx, lab, runs: Cell::new(0) })
+        let targets = targets.to_vec();
+        Ok(Self { who, carrier, _servers: servers, _nginx: nginx, lab, targets, runs: Cell::new(0) })
     }
 
     /// Starts what carries its traffic, and waits until all pods are captured.
     pub(super) fn start(&mut self) -> Result<()> {
         match &mut self.carrier {
-            Carrier::Kernel => Ok(()),
-            Carrier::Agents => self.lab.start_agents(),
-            Carrier::Ztunnel { binary, running } => {
-                *running = Some(Proxies::start(binary, &self.lab)?);
-                Ok(())
+            Carrier::Kernel => {}
+            Carrier::Agents => self.lab.start_agents()?,
+            Carrier::Ztunnel { binary, running } => *running = Some(Proxies::start(binary, &self.lab)?),
+        }
+        self.meet()
+    }
+
+    /// The first connection to each server, which may have to wait for certificates: what is measured is how it goes on.
+    fn meet(&self) -> Result<()> {
+        for target in &self.targets {
+            for port in [IPERF3, SOCKPERF, HTTP] {
+                let to = self.lab.pod(target.pod()).at4(port);
+                drop(self.lab.pod("client").connect(to).with_context(|| format!("the first connection to {to}"))?);
             }
         }
+        thread::sleep(PAUSE);
+        Ok(())
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {

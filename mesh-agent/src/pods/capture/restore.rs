@@ -12,6 +12,7 @@ use crate::pods::owners::own_cookie;
 use crate::pods::record::{Described, Undo};
 use crate::sys::netlink::{Change, LO_NAME, clsact};
 use crate::sys::netns::Netns;
+use crate::sys::thread;
 
 /// What becomes of the rules and routes by which captured packets are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(in crate::pods) enum Routing {
 }
 
 impl Kernel {
-    /// Puts rules, routes and sysctls in place, having first noted what they replace.
+    /// Puts sysctls in place, having first noted what they replace, and that rules and routes are to come.
     pub(super) fn prepare(&self, Pod { spec, programs }: Pod<'_>, cookie: u64) -> io::Result<()> {
         let wanted = namespace::sysctls()?;
         let netns = restorable(&spec.netns)?;
@@ -51,8 +52,7 @@ impl Kernel {
             }
         }
         self.records.write(&undo)?;
-        wanted.iter().try_for_each(|sysctl| namespace::write(&sysctl.path, &sysctl.value))?;
-        namespace::routing(Change::Add)
+        wanted.iter().try_for_each(|sysctl| namespace::write(&sysctl.path, &sysctl.value))
     }
 
     /// Notes what the pod is captured as from now on.
@@ -97,7 +97,7 @@ impl Kernel {
             clsact::remove_if_unused(interface).ok();
         }
         if routing == Routing::Remove {
-            namespace::routing(Change::Remove)?;
+            thread::together(namespace::routing(Change::Remove))?.into_iter().collect::<io::Result<()>>()?;
         }
         for (path, value) in undo.sysctls.iter().filter(|(path, _)| namespace::is_ours(path)) {
             namespace::write(path, value)?;

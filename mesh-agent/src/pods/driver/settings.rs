@@ -34,5 +34,7 @@ pub struct Settings {
     pub drain: Duration,
     /// How long connections of a pod that is withdrawn may go on. None: to their own end, or the pod's, or the agent's.
     pub withdrawal: Option<Duration>,
+    /// How long a pod that is withdrawn still takes what comes to the agent, from peers that have not heard of it.
+    pub linger: Duration,
     pub retry: Retry,
 }

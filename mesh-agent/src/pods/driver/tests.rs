@@ -199,7 +199,7 @@ struct Node {
 
 impl Node {
     fn start(paper: Paper, on_shutdown: OnShutdown, drain: Duration, desired: &[Arc<PodSpec>]) -> Self {
-        let settings = Settings { on_shutdown, drain, withdrawal: Some(drain), retry: Retry::default() };
+        let settings = Settings { on_shutdown, drain, withdrawal: Some(drain), linger: Duration::ZERO, retry: Retry::default() };
         Self::start_as(settings, paper, desired)
     }
 
@@ -218,6 +218,7 @@ impl Node {
             lookups: Lookups::default(),
             habits: Habits::default(),
             same_node: Arc::default(),
+            direct: None,
         };
         let (shards, threads) = Shards::start(1, &deps, books).unwrap();
         let (paper, stop) = (Arc::new(paper), CancellationToken::new());

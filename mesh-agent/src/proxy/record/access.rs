@@ -20,6 +20,7 @@ const fn mode(security: Security) -> &'static str {
     match security {
         Security::MutualTls => "mtls",
         Security::Local => "local",
+        Security::Direct => "direct",
         Security::Plain => "plain",
     }
 }

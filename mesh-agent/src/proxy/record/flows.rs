@@ -91,6 +91,7 @@ fn flow(shard: u32, live: &Live, facts: Option<&dyn KernelFacts>) -> Flow {
         security: match ends.security {
             Security::MutualTls => documents::Security::MutualTls,
             Security::Local => documents::Security::Local,
+            Security::Direct => documents::Security::Direct,
             Security::Plain => documents::Security::Plain,
         },
         policy: live.policy.as_ref().map(ToString::to_string),

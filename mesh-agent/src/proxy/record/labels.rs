@@ -18,7 +18,7 @@ pub(super) fn write(key: &mut Key, ends: &Ends) {
     workload(key, ends.destination.as_deref(), destination);
     key.push(match ends.security {
         // What Istio's dashboards know; the access log tells the two apart.
-        Security::MutualTls | Security::Local => "mutual_tls",
+        Security::MutualTls | Security::Local | Security::Direct => "mutual_tls",
         Security::Plain => "unknown",
     });
 }

@@ -40,6 +40,16 @@ fn own_address(message: &AddressMessage) -> Option<IpAddr> {
 /// The address that the stack would choose as its own for a packet to `ip` (`RTA_PREFSRC` of the route). None: it has no
 /// route there, or the route names none.
 pub fn source_towards(ip: IpAddr) -> io::Result<Option<IpAddr>> {
+    route_towards(ip, preferred_source)
+}
+
+/// The index of the interface by which the stack would send a packet to `ip`. None: it has no route there.
+pub fn interface_towards(ip: IpAddr) -> io::Result<Option<u32>> {
+    route_towards(ip, |attribute| if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None })
+}
+
+/// What the route to `ip` says.
+fn route_towards<T>(ip: IpAddr, read: impl Fn(&RouteAttribute) -> Option<T>) -> io::Result<Option<T>> {
     let mut ask = RouteMessage::default();
     let (family, bits, to) = match ip {
         IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
@@ -48,15 +58,15 @@ pub fn source_towards(ip: IpAddr) -> io::Result<Option<IpAddr>> {
     ask.header.address_family = family;
     ask.header.destination_prefix_length = bits;
     ask.attributes = vec![RouteAttribute::Destination(to)];
-    let mut source = None;
+    let mut said = None;
     let collect = |message| {
         if let RouteNetlinkMessage::NewRoute(route) = message {
-            source = route.attributes.iter().find_map(preferred_source);
+            said = route.attributes.iter().find_map(&read);
         }
     };
     match request(NETLINK_ROUTE, RouteNetlinkMessage::GetRoute(ask), NLM_F_ACK, collect) {
         Err(error) if error.raw_os_error().is_some_and(|code| UNROUTED.contains(&code)) => Ok(None),
-        result => result.map(|()| source),
+        result => result.map(|()| said),
     }
 }
 
@@ -75,12 +85,13 @@ fn preferred_source(attribute: &RouteAttribute) -> Option<IpAddr> {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use super::{interface_with, source_towards};
+    use super::{interface_towards, interface_with, source_towards};
 
     #[test]
     fn loopback_is_spoken_to_from_loopback_and_proves_nothing() {
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         assert_eq!(source_towards(loopback).unwrap(), Some(loopback));
+        assert_eq!(interface_towards(loopback).unwrap(), Some(super::super::LO));
         assert_eq!(interface_with(&[loopback]).unwrap(), None);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{interface_index, request};
@@ -25,9 +25,23 @@ pub fn carried(interface: &str) -> io::Result<u64> {
     })
 }
 
+/// The kind of a virtual interface, as `ip -details link` has it. None: it is a piece of hardware, or `lo`.
+pub fn kind(index: u32) -> io::Result<Option<String>> {
+    let read = |attribute: &LinkAttribute| {
+        let LinkAttribute::LinkInfo(about) = attribute else { return None };
+        about.iter().find_map(|about| if let LinkInfo::Kind(kind) = about { Some(kind.to_string()) } else { None })
+    };
+    read_link(index, read)
+}
+
 fn attribute<T>(interface: &str, name: &str, read: impl Fn(&LinkAttribute) -> Option<T>) -> io::Result<T> {
+    let found = read_link(interface_index(interface)?.unsigned_abs(), read)?;
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("the kernel tells no {name}")))
+}
+
+fn read_link<T>(index: u32, read: impl Fn(&LinkAttribute) -> Option<T>) -> io::Result<Option<T>> {
     let mut ask = LinkMessage::default();
-    ask.header.index = interface_index(interface)?.unsigned_abs();
+    ask.header.index = index;
     let mut found = None;
     let each = |message: RouteNetlinkMessage| {
         if let RouteNetlinkMessage::NewLink(link) = message {
@@ -35,7 +49,7 @@ fn attribute<T>(interface: &str, name: &str, read: impl Fn(&LinkAttribute) -> Op
         }
     };
     request(NETLINK_ROUTE, RouteNetlinkMessage::GetLink(ask), NLM_F_ACK, each)?;
-    found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("the kernel tells no {name}")))
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -46,6 +60,12 @@ mod tests {
     fn loopback_has_one() {
         assert!(super::mtu(LO_NAME).unwrap() >= 1500);
         assert!(super::mtu("no-such-one").is_err());
+    }
+
+    #[test]
+    fn loopback_is_of_no_kind() {
+        assert_eq!(super::kind(super::super::LO).unwrap(), None);
+        assert!(super::kind(u32::MAX).is_err());
     }
 
     #[test]

@@ -78,7 +78,7 @@ async fn closed(stream: &TcpStream) {
 
 /// A node that lets connections of pods that are withdrawn go on to their own end.
 fn patient(on_shutdown: OnShutdown, drain: Duration) -> Settings {
-    Settings { on_shutdown, drain, withdrawal: None, retry: Retry::default() }
+    Settings { on_shutdown, drain, withdrawal: None, linger: Duration::ZERO, retry: Retry::default() }
 }
 
 #[test]
@@ -97,6 +97,27 @@ fn what_is_withdrawn_goes_on_to_its_own_end() {
         drop(open);
         node.until(&["b enrolled"]).await;
         node.until_called("withdraw a", 1).await;
+        node.finish().await;
+    });
+}
+
+#[test]
+fn peers_that_have_not_heard_of_it_are_served_for_a_while() {
+    run(async {
+        let linger = Duration::from_secs(2);
+        let settings = Settings { linger, ..patient(OnShutdown::Keep, NO_TIME) };
+        let mut node = Node::start_as(settings, Paper::default(), &[pod("a"), pod("b")]);
+        node.until(&["a enrolled", "b enrolled"]).await;
+        let connect = |node: &Node, life: usize| TcpStream::connect(node.paper.doors("a")[life].hbone);
+        let began = Instant::now();
+        node.want(&[pod("b")]);
+        node.until(&["a draining", "b enrolled"]).await;
+        connect(&node, 0).expect("it is still served");
+        node.want(&[pod("a"), pod("b")]);
+        node.until(&["a enrolled", "b enrolled"]).await;
+        tokio::time::sleep_until(began + linger + NO_TIME * 5).await;
+        assert!(connect(&node, 0).is_err(), "it has lingered");
+        connect(&node, 1).expect("the end of its former life is none of the pod's");
         node.finish().await;
     });
 }

@@ -6,16 +6,19 @@
 //! network ------- eth0 ingress -[new]--> plaintext or HBONE listener
 //! ```
 //!
+//! Between pods of the node that have been granted it, packets go their way uncaptured: [`direct`].
+//!
 //! "Pass" is `TC_ACT_UNSPEC`: with tcx and with clsact alike the next program of the hook, if there is one, is asked.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, map, sk_lookup};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use aya_ebpf::programs::{SkLookupContext, TcContext};
 use aya_log_ebpf::debug;
-use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, DNS_PORT, MARK_MASK, OUTBOUND_PORT};
+use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, OUTBOUND_PORT};
 use mesh_common::classify::{self, Egress, Flow, Ingress};
 use mesh_common::maps::{Counter, FlowKey, ListenerIndex, PodConfig};
 use mesh_ebpf::act::{Listener, Owner, Then, datagrams, listener, mark, owner, to_own_stack};
@@ -23,9 +26,17 @@ use mesh_ebpf::count::count;
 use mesh_ebpf::lookup;
 use mesh_ebpf::packet::{Family, Packet, read};
 
+mod direct;
+
+use direct::{Carried, Vouched};
+
 /// 1 while debugging; 0 lets the verifier remove every log line.
 #[unsafe(no_mangle)]
 static LOG_LEVEL: u32 = 0;
+
+/// 1 where pods may talk directly; 0 lets the verifier remove all that is about it.
+#[unsafe(no_mangle)]
+static DIRECT: u32 = 0;
 
 /// `PACKET_HOST`: the packet is for this machine.
 const PACKET_HOST: u32 = 0;
@@ -55,6 +66,12 @@ fn logging() -> bool {
     unsafe { core::ptr::read_volatile(&raw const LOG_LEVEL) != 0 }
 }
 
+#[inline(always)]
+fn goes_directly(config: &PodConfig) -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const DIRECT) != 0 && config.direct == 1 }
+}
+
 /// Packets that leave the pod.
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
@@ -63,16 +80,26 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
     }
     let Some(config) = CONFIG.get(0) else { return TC_ACT_SHOT };
     match read(&ctx) {
-        Packet::Tcp(flow, family) => leave(&ctx, config, &flow, family),
+        Packet::Tcp(flow, family, payload) => leave(&ctx, config, (&flow, family), payload),
         Packet::Udp(flow, family) if classify::asks_name_server(config, &flow) => ask(&ctx, config, &flow, family),
         other => pass_or_drop(&other),
     }
 }
 
 #[inline(always)]
-fn leave(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i32 {
+fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), payload: u32) -> i32 {
+    if goes_directly(config) && !flow.opens() {
+        match direct::carry(config, flow, payload) {
+            Carried::Yes => return TC_ACT_UNSPEC,
+            Carried::Cut => return dropped(Counter::DirectCut),
+            Carried::No => {}
+        }
+    }
     match classify::egress(config, flow) {
-        Egress::Capture => capture(ctx, config, flow, family),
+        Egress::Capture => match directly(config, flow) {
+            Vouched::Yes => passed(Counter::Direct),
+            Vouched::Full | Vouched::No => capture(ctx, config, flow, family),
+        },
         Egress::Ask => connect_to_ask(ctx, config, flow, family),
         Egress::Loop => to_own_stack(ctx, config.lo),
         Egress::LoopIfProxied => match owner(ctx, flow, family) {
@@ -90,6 +117,21 @@ fn leave(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i3
         }
         Egress::PassProbe | Egress::Pass => TC_ACT_UNSPEC,
     }
+}
+
+/// Whether a new connection goes to its pod without the agent.
+#[inline(always)]
+fn directly(config: &PodConfig, flow: &Flow) -> Vouched {
+    if !goes_directly(config) {
+        return Vouched::No;
+    }
+    let vouched = direct::vouch(config, flow);
+    match vouched {
+        Vouched::Yes => forget_older(&flow.as_sender()),
+        Vouched::Full => count(&COUNTERS, Counter::DirectFull),
+        Vouched::No => {}
+    }
+    vouched
 }
 
 #[inline(always)]
@@ -148,7 +190,7 @@ pub fn lo_ingress(ctx: TcContext) -> i32 {
     }
     let Some(config) = CONFIG.get(0) else { return TC_ACT_SHOT };
     match read(&ctx) {
-        Packet::Tcp(flow, family) if flow.opens() => {
+        Packet::Tcp(flow, family, _) if flow.opens() => {
             let owner = owner(&ctx, &flow, family);
             // As the egress program decided, unless the configuration has just changed: either listener is the agent's.
             let port = if classify::asks_name_server(config, &flow) { DNS_PORT } else { OUTBOUND_PORT };
@@ -174,13 +216,14 @@ fn taken(listener: Listener) -> i32 {
 pub fn pod_ingress(ctx: TcContext) -> i32 {
     let Some(config) = CONFIG.get(0) else { return TC_ACT_SHOT };
     match read(&ctx) {
-        Packet::Tcp(flow, family) => arrive(&ctx, config, &flow, family),
+        Packet::Tcp(flow, family, _) => arrive(&ctx, config, &flow, family),
         other => pass_or_drop(&other),
     }
 }
 
 #[inline(always)]
 fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i32 {
+    let may_be_direct = goes_directly(config) && flow.destination_port != HBONE_PORT;
     let port = match classify::ingress(config, flow) {
         Ingress::Pass => return TC_ACT_UNSPEC,
         Ingress::PassProbe => {
@@ -190,14 +233,18 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
             return TC_ACT_UNSPEC;
         }
         Ingress::ListenerIfUnknown(port) => {
-            if owner(ctx, flow, family) == Owner::Connection {
+            // The last of a handshake with the application may be all that tells of it: SYN cookies.
+            if owner(ctx, flow, family) == Owner::Connection || (may_be_direct && direct::vouched(config, flow)) {
                 return TC_ACT_UNSPEC;
             }
             port
         }
+        Ingress::Listener(_) if may_be_direct && direct::vouched(config, flow) => {
+            forget_older(&flow.as_receiver());
+            return TC_ACT_UNSPEC;
+        }
         Ingress::Listener(port) => {
-            let hbone = port == mesh_common::abi::HBONE_PORT;
-            count(&COUNTERS, if hbone { Counter::Hbone } else { Counter::CapturedIn });
+            count(&COUNTERS, if port == HBONE_PORT { Counter::Hbone } else { Counter::CapturedIn });
             port
         }
     };

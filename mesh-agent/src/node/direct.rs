@@ -1,0 +1,91 @@
+//! The kernel's way between pods of this node, for the proxy; and the thread that promises the kernel that the agent lives,
+//! and hears from it what it has carried.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use mesh_common::direct::{DirectFlow, GrantKey, Slot};
+use mesh_common::maps::FlowKey;
+
+use crate::bpf::BpfError;
+use crate::bpf::direct::Direct;
+use crate::proxy::direct::Kernel;
+use crate::proxy::shard::Shards;
+use crate::sys::netlink::{address, link};
+use crate::sys::thread;
+
+/// How often the kernel is looked at while something happens, and otherwise. Each look renews the promise.
+const BUSY: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(100);
+
+/// Interfaces behind which a pod of this node is, and no wire.
+const WITHIN: [&str; 3] = ["veth", "bridge", "netkit"];
+
+/// [`Kernel`] over the maps.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    direct: Arc<Direct>,
+    shards: u32,
+}
+
+impl Carrier {
+    pub(super) fn new(direct: Arc<Direct>, shards: usize) -> Self {
+        Self { direct, shards: u32::try_from(shards).unwrap_or(u32::MAX) }
+    }
+}
+
+impl Kernel for Carrier {
+    fn grant(&self, shard: u32, key: &GrantKey, server: u64) -> Option<Slot> {
+        self.direct.grant((shard, self.shards), key, server)
+    }
+
+    fn withdraw(&self, key: &GrantKey) {
+        told(self.direct.withdraw(key));
+    }
+
+    fn cut(&self, slot: Slot) {
+        told(self.direct.cut(slot));
+    }
+
+    fn free(&self, slot: Slot) {
+        self.direct.free(slot);
+    }
+
+    fn flow(&self, flow: &FlowKey) -> Option<DirectFlow> {
+        self.direct.flow(flow)
+    }
+
+    fn forget(&self, flow: &FlowKey, opened: u64) {
+        self.direct.forget(flow, opened);
+    }
+
+    fn stays(&self, ip: IpAddr) -> bool {
+        let kind = address::interface_towards(ip).and_then(|index| index.map_or(Ok(None), link::kind));
+        kind.is_ok_and(|kind| kind.is_some_and(|kind| WITHIN.contains(&kind.as_str())))
+    }
+}
+
+fn told(result: Result<(), BpfError>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "a direct connection may go on for longer than it may");
+    }
+}
+
+/// Follows the kernel until the shards have ended; without a further sign of life it stops within a second.
+pub(super) fn follow(direct: Arc<Direct>, shards: Shards) -> anyhow::Result<()> {
+    direct.renew()?;
+    let run = move || {
+        loop {
+            told(direct.renew());
+            let events = direct.events();
+            let wait = if events.is_empty() { IDLE } else { BUSY };
+            if shards.carried(events).is_err() {
+                return;
+            }
+            std::thread::sleep(wait);
+        }
+    };
+    thread::spawn("direct", run).map(drop).context("starting the thread of direct connections")
+}
