@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-const OBJECTS: [&str; 2] = ["capture", "sockops"];
+const OBJECTS: [&str; 3] = ["capture", "connect", "sockops"];
 const FIX: &str =
     "run `cargo xtask setup` once (it installs bpf-linker and LLVM), or set MESH_EBPF=skip to build without eBPF";
 

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod fs;
 pub mod object;
 pub mod others;
+pub mod translation;
 pub mod trial;
 
 use std::io;

@@ -240,7 +240,10 @@ fn shards(
 ) -> anyhow::Result<(Shards, Threads)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = node.shards.unwrap_or(cores).max(1);
-    let carrier = |direct: &Arc<Direct>| Arc::new(direct::Carrier::new(Arc::clone(direct), count)) as Arc<dyn crate::proxy::direct::Kernel>;
+    let carrier = |direct: &Arc<Direct>| -> Arc<dyn direct::Kernel> {
+        let cgroup = node.cgroup.clone().or_else(mounts::cgroup2);
+        Arc::new(direct::Carrier::new(Arc::clone(direct), cgroup.as_deref(), count))
+    };
     let names = telemetry::dns::Names::default();
     metrics.register(Box::new(names.clone()));
     let dns = dns::server::Deps { settings: Arc::new(settings::names(&node.dns)), metrics: names };

@@ -5,6 +5,8 @@
 //! of the node, where the server's ingress program looks for them. What is not there is captured as everything else. Each
 //! packet is let out only while the grant that its connection began under is in force, and the agent lives.
 
+use core::net::{Ipv6Addr, SocketAddr};
+
 use crate::classify::{ACK, FIN, RST, SYN};
 use crate::maps::{Address, FlowKey};
 
@@ -12,6 +14,12 @@ use crate::maps::{Address, FlowKey};
 pub const MAX_GRANTS: u32 = 16384;
 /// Most connections at once.
 pub const MAX_FLOWS: u32 = 65536;
+/// Most services of clients at once.
+pub const MAX_SERVICES: u32 = 16384;
+/// Sockets of which is remembered where they wanted to go.
+pub const MAX_TRANSLATED: u32 = 16384;
+/// Most columns of a service: with more endpoints it is left to the agent.
+pub const MAX_COLUMNS: usize = 16;
 /// Bytes of the ring of events: ten thousand and more of them.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 
@@ -45,12 +53,52 @@ pub struct Grant {
     pub slot: Slot,
 }
 
-/// What went one way. Bytes are those of applications, and what is sent again counts again.
+/// What went one way. Bytes are those of the application: what is sent again counts once, while packets are counted as
+/// they come. (One end's packets leave one after the other, under the lock of its socket.)
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
     pub bytes: u64,
     pub packets: u64,
+    /// The sequence number after the last byte that was counted.
+    pub next: u32,
+    /// All TCP flags that the sender has used.
+    pub flags: u32,
+}
+
+impl Passed {
+    /// What a connection's first packet of a sender leaves.
+    #[inline(always)]
+    pub const fn first(flags: u8, segment: Segment) -> Self {
+        let next = segment.sequence.wrapping_add(1).wrapping_add(segment.bytes);
+        Self { bytes: segment.bytes as u64, packets: 1, next, flags: flags as u32 }
+    }
+
+    /// The same after one more packet.
+    #[inline(always)]
+    pub const fn after(self, flags: u8, segment: Segment) -> Self {
+        let opens = flags & SYN != 0;
+        if opens && self.flags & SYN as u32 == 0 {
+            return Self { packets: self.packets + 1, ..Self::first(flags, segment) };
+        }
+        let end = segment.sequence.wrapping_add(opens as u32).wrapping_add(segment.bytes);
+        let fresh = end.wrapping_sub(self.next);
+        // Half of all numbers lie before any other.
+        let fresh = if (fresh as i32) > 0 && segment.bytes > 0 { fresh } else { 0 };
+        Self {
+            bytes: self.bytes + fresh as u64,
+            packets: self.packets + 1,
+            next: self.next.wrapping_add(fresh),
+            flags: self.flags | flags as u32,
+        }
+    }
+}
+
+/// Where a packet's bytes are in the stream of its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub sequence: u32,
+    pub bytes: u32,
 }
 
 /// Value of `flows`; its key is the connection as the client sees it.
@@ -65,26 +113,23 @@ pub struct DirectFlow {
     pub slot: Slot,
     pub to_server: Passed,
     pub to_client: Passed,
-    /// All TCP flags that either has sent.
-    pub client_flags: u32,
-    pub server_flags: u32,
 }
 
 impl DirectFlow {
     /// Whether nothing more is to come: both have said so, or one will not have more.
     #[inline(always)]
     pub const fn ended(&self) -> bool {
-        ended(self.client_flags, self.server_flags)
+        ended(self.to_server.flags, self.to_client.flags)
     }
 
     /// Whether the server has taken it.
     pub const fn answered(&self) -> bool {
         let both = (SYN | ACK) as u32;
-        self.server_flags & both == both
+        self.to_client.flags & both == both
     }
 
     pub const fn reset(&self) -> bool {
-        (self.client_flags | self.server_flags) & RST as u32 != 0
+        (self.to_server.flags | self.to_client.flags) & RST as u32 != 0
     }
 }
 
@@ -92,6 +137,67 @@ impl DirectFlow {
 #[inline(always)]
 pub const fn ended(client_flags: u32, server_flags: u32) -> bool {
     (client_flags | server_flags) & RST as u32 != 0 || client_flags & server_flags & FIN as u32 != 0
+}
+
+/// Key of `services`: a service as one client sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// Cookie of the client's namespace.
+    pub client: u64,
+    pub address: Address,
+    pub port: u16,
+    pub reserved: [u16; 3],
+}
+
+/// Where to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    pub address: Address,
+    /// In host byte order.
+    pub port: u16,
+    pub reserved: [u16; 3],
+}
+
+impl Destination {
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from_octets(self.address).to_canonical(), self.port)
+    }
+}
+
+/// One column of the weighted draw among a service's endpoints (Vose's alias method).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Column {
+    pub address: Address,
+    pub port: u16,
+    /// The column to which the rest belongs.
+    pub alias: u16,
+    /// Of 2^32: how much of the column is its own.
+    pub own: u32,
+}
+
+/// Value of `services`: the endpoints, all of which the client may talk to directly.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// How many of the columns there are; at least one.
+    pub count: u32,
+    pub reserved: u32,
+    pub columns: [Column; MAX_COLUMNS],
+}
+
+impl Served {
+    /// One of the endpoints, by two uniformly random numbers.
+    #[inline(always)]
+    pub const fn draw(&self, which: u32, part: u32) -> Destination {
+        // The mask changes nothing, and shows the verifier so.
+        let index = ((which as u64 * self.count as u64) >> 32) as usize & (MAX_COLUMNS - 1);
+        let column = &self.columns[index];
+        let column = if part < column.own { column } else { &self.columns[column.alias as usize & (MAX_COLUMNS - 1)] };
+        Destination { address: column.address, port: column.port, reserved: [0; 3] }
+    }
 }
 
 /// What happened to a connection.
@@ -112,6 +218,8 @@ pub struct Event {
     pub kind: u32,
     pub opened: u64,
     pub slot: Slot,
+    /// Where its client wanted to go, if that was a service: then the port is not 0.
+    pub wanted: Destination,
 }
 
 impl Event {
@@ -124,7 +232,10 @@ impl Event {
         let (kind, rest) = rest.split_first_chunk()?;
         let (opened, rest) = rest.split_first_chunk()?;
         let (index, rest) = rest.split_first_chunk()?;
-        let (generation, _) = rest.split_first_chunk()?;
+        let (generation, rest) = rest.split_first_chunk()?;
+        let (address, rest) = rest.split_first_chunk()?;
+        let (port, _) = rest.split_first_chunk()?;
+        let wanted = Destination { address: *address, port: u16::from_ne_bytes(*port), reserved: [0; 3] };
         Some(Self {
             flow: FlowKey {
                 local: *local,
@@ -135,6 +246,7 @@ impl Event {
             kind: u32::from_ne_bytes(*kind),
             opened: u64::from_ne_bytes(*opened),
             slot: Slot { index: u32::from_ne_bytes(*index), generation: u32::from_ne_bytes(*generation) },
+            wanted,
         })
     }
 }
@@ -148,13 +260,16 @@ pub const fn holds(slot: Slot, found: u32, now: u64, until: u64) -> bool {
 
 const _: () = assert!(size_of::<GrantKey>() == 48);
 const _: () = assert!(size_of::<Grant>() == 16);
-const _: () = assert!(size_of::<DirectFlow>() == 72);
-const _: () = assert!(size_of::<Event>() == 56);
+const _: () = assert!(size_of::<DirectFlow>() == 80);
+const _: () = assert!(size_of::<ServiceKey>() == 32);
+const _: () = assert!(size_of::<Destination>() == 24);
+const _: () = assert!(size_of::<Served>() == 8 + MAX_COLUMNS * 24);
+const _: () = assert!(size_of::<Event>() == 80);
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "aya's marker for plain data")]
 mod plain {
-    use super::{DirectFlow, Grant, GrantKey};
+    use super::{DirectFlow, Grant, GrantKey, Served, ServiceKey};
 
     // SAFETY: integers only, repr(C), no implicit padding (the size assertions above), any bit pattern is valid.
     unsafe impl aya::Pod for GrantKey {}
@@ -162,11 +277,15 @@ mod plain {
     unsafe impl aya::Pod for Grant {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ServiceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Served {}
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DirectFlow, Event, Slot, holds};
+    use super::{Column, Destination, DirectFlow, Event, Passed, Segment, Served, Slot, holds};
     use crate::classify::{ACK, FIN, RST, SYN};
     use crate::maps::FlowKey;
 
@@ -183,10 +302,12 @@ mod tests {
     #[test]
     fn an_event_is_read_as_it_was_written() {
         let flow = FlowKey::of("10.0.0.1:4000".parse().unwrap(), "[fd00::2]:80".parse().unwrap());
-        let event = Event { flow, kind: 1, opened: 0x0102_0304_0506_0708, slot: Slot { index: 9, generation: 10 } };
+        let wanted = Destination { address: flow.remote, port: 8080, reserved: [0; 3] };
+        let slot = Slot { index: 9, generation: 10 };
+        let event = Event { flow, kind: 1, opened: 0x0102_0304_0506_0708, slot, wanted };
         let mut bytes = [0; size_of::<Event>()];
         let mut at = 0;
-        let parts: [&[u8]; 8] = [
+        let parts: [&[u8]; 11] = [
             &flow.local,
             &flow.remote,
             &flow.local_port.to_ne_bytes(),
@@ -195,6 +316,9 @@ mod tests {
             &event.opened.to_ne_bytes(),
             &event.slot.index.to_ne_bytes(),
             &event.slot.generation.to_ne_bytes(),
+            &event.wanted.address,
+            &event.wanted.port.to_ne_bytes(),
+            &[0; 6],
         ];
         for part in parts {
             bytes[at..at + part.len()].copy_from_slice(part);
@@ -206,10 +330,50 @@ mod tests {
     }
 
     #[test]
+    fn a_draw_goes_by_weight() {
+        let to = |last: u8, alias, own| Column { address: [last; 16], port: 80 + u16::from(last), alias, own };
+        let mut served = Served { count: 2, ..Served::default() };
+        // Three quarters and one quarter.
+        served.columns[..2].copy_from_slice(&[to(1, 0, u32::MAX), to(2, 0, u32::MAX / 2)]);
+        let half = u32::MAX / 2;
+        let cases = [(0, 0, 1), (half, u32::MAX - 1, 1), (half + 1, 0, 2), (u32::MAX, half - 1, 2), (u32::MAX, half, 1)];
+        for (which, part, expected) in cases {
+            let to = Destination { address: [expected; 16], port: 80 + u16::from(expected), reserved: [0; 3] };
+            assert_eq!(served.draw(which, part), to, "{which} {part}");
+        }
+    }
+
+    #[test]
+    fn every_byte_counts_once() {
+        let at = |sequence: u32, bytes| Segment { sequence, bytes };
+        let start = u32::MAX - 10;
+        let mut sent = Passed::first(SYN, at(start, 0));
+        // Sent again, acknowledged, sent, sent again, with a part of it new, out of order, and ended.
+        let packets = [
+            (SYN, at(start, 0), 0),
+            (ACK, at(start.wrapping_add(1), 0), 0),
+            (ACK, at(start.wrapping_add(1), 8), 8),
+            (ACK, at(start.wrapping_add(1), 8), 8),
+            (ACK, at(start.wrapping_add(5), 8), 12),
+            (ACK, at(start.wrapping_add(21), 10), 30),
+            (ACK, at(start.wrapping_add(13), 8), 30),
+            (ACK | FIN, at(start.wrapping_add(31), 0), 30),
+            (ACK, at(start, 0), 30),
+        ];
+        for (count, (flags, segment, bytes)) in (2..).zip(packets) {
+            sent = sent.after(flags, segment);
+            assert_eq!((sent.bytes, sent.packets), (bytes, count), "{segment:?}");
+        }
+        assert_eq!(sent.flags, u32::from(SYN | ACK | FIN));
+        let answer = Passed::default().after(SYN | ACK, at(77, 0)).after(ACK, at(78, 5));
+        assert_eq!((answer.bytes, answer.packets), (5, 2));
+    }
+
+    #[test]
     fn how_far_a_connection_is() {
         let flow = |client: u8, server: u8| DirectFlow {
-            client_flags: client.into(),
-            server_flags: server.into(),
+            to_server: Passed { flags: client.into(), ..Passed::default() },
+            to_client: Passed { flags: server.into(), ..Passed::default() },
             ..DirectFlow::default()
         };
         let cases = [

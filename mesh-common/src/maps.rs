@@ -16,6 +16,8 @@ pub mod names {
     pub const LEASE: &str = "lease";
     pub const FLOWS: &str = "flows";
     pub const EVENTS: &str = "flow_events";
+    pub const SERVICES: &str = "services";
+    pub const TRANSLATED: &str = "translated";
 }
 
 /// Most node addresses that a pod's configuration holds.

@@ -3,6 +3,7 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::classify::Flow;
+use mesh_common::direct::Segment;
 use mesh_common::maps::mapped;
 
 const ETHERNET: usize = 14;
@@ -18,8 +19,7 @@ const SCTP: u8 = 132;
 
 /// What a packet is to the capture.
 pub enum Packet {
-    /// With the length of what it carries, in bytes.
-    Tcp(Flow, Family, u32),
+    Tcp(Flow, Family, Segment),
     /// A whole datagram. Fragments of one are [`Packet::Other`]: none of them can be told from another protocol's.
     Udp(Flow, Family),
     /// A fragment of a TCP packet: without its header it cannot be attributed, so it is not let through.
@@ -87,7 +87,7 @@ fn read_v4(ctx: &TcContext) -> Option<Packet> {
     }
     let at = ETHERNET + length;
     let tcp = read_tcp(ctx, at)?;
-    Some(Packet::Tcp(tcp.flow(mapped(ip.source), mapped(ip.destination)), Family::V4, tcp.payload(ctx, at)))
+    Some(Packet::Tcp(tcp.flow(mapped(ip.source), mapped(ip.destination)), Family::V4, tcp.segment(ctx, at)))
 }
 
 #[repr(C)]
@@ -119,7 +119,7 @@ fn read_v6(ctx: &TcContext) -> Option<Packet> {
         match next {
             TCP => {
                 let tcp = read_tcp(ctx, at)?;
-                return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6, tcp.payload(ctx, at)));
+                return Some(Packet::Tcp(tcp.flow(ip.source, ip.destination), Family::V6, tcp.segment(ctx, at)));
             }
             UDP => return Some(read_udp(ctx, at, ip.source, ip.destination, Family::V6)),
             HOP_BY_HOP | ROUTING | DESTINATION => {
@@ -145,19 +145,20 @@ fn read_v6(ctx: &TcContext) -> Option<Packet> {
 struct Tcp {
     source: u16,
     destination: u16,
-    _sequence: u32,
+    sequence: u32,
     _acknowledgement: u32,
     offset: u8,
     flags: u8,
 }
 
 impl Tcp {
-    /// The bytes behind the header, which is at `at`.
+    /// What is behind the header, which is at `at`.
     #[inline(always)]
-    fn payload(&self, ctx: &TcContext, at: usize) -> u32 {
+    fn segment(&self, ctx: &TcContext, at: usize) -> Segment {
         let header = u32::from(self.offset >> 4) * 4;
         // The header was read, so there is as much. (Saturating, every way here would leave other bounds to verify.)
-        ctx.len().wrapping_sub(at as u32 + header)
+        let bytes = ctx.len().wrapping_sub(at as u32 + header);
+        Segment { sequence: u32::from_be(self.sequence), bytes }
     }
 
     #[inline(always)]

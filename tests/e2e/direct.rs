@@ -5,10 +5,12 @@
 //! |---|---|
 //! | [`carried`] | what applications, records and links see of them; when there is no room |
 //! | [`permitted`] | policies, certificates, pods and agents that come and go under them |
+//! | [`services`] | connections by the address of a service |
 //! | [`talk`] | how the cases get one |
 
 mod carried;
 mod permitted;
+mod services;
 mod talk;
 
 use mesh_e2e::{Pod, Service, Topology};
@@ -24,6 +26,11 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("bulk_and_half_close", &DIRECT, carried::bulk),
     Case::shared("nobody_listens", &DIRECT, carried::nobody),
     Case::shared("an_application_that_resets", &DIRECT, carried::reset),
+    Case::shared("service_ipv4", &DIRECT, |lab| services::told(lab, lab.vip4("close", 80))),
+    Case::shared("service_ipv6", &DIRECT, |lab| services::told(lab, lab.vip6("close", 80))),
+    Case::shared("service_of_several_endpoints", &DIRECT, services::several),
+    Case::shared("service_with_an_endpoint_elsewhere", &DIRECT, services::mixed),
+    Case::shared("service_that_loses_an_endpoint", &DIRECT, services::taken_out),
     Case::shared("only_what_was_granted", &DIRECT, permitted::only),
     Case::shared("a_policy_change_closes_open_connections", &DIRECT, permitted::denied),
     Case::shared("a_lost_allowance_closes_open_connections", &DIRECT, permitted::lost),
@@ -50,7 +57,12 @@ fn topology() -> Topology {
 }
 
 fn served() -> Topology {
-    topology().service(Service::new("close").port(80, APP).endpoint("default/server"))
+    topology()
+        .pod(Pod::new("heavy", "n1").with("capacity", 3))
+        .pod(Pod::new("light", "n1"))
+        .service(Service::new("close").port(80, APP).endpoint("default/server"))
+        .service(Service::new("pair").port(80, APP).endpoint("default/heavy").endpoint("default/light"))
+        .service(Service::new("mixed").port(80, APP).endpoint("default/server").endpoint("default/far"))
 }
 
 fn modes(more: &serde_json::Value) -> serde_json::Value {

@@ -45,6 +45,11 @@ pub(crate) fn make(group: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes a group that was made, and all below it, from every hierarchy. Nobody may be in it any more.
+pub(crate) fn unmake(group: &str) -> Result<()> {
+    hierarchies().iter().try_for_each(|root| remove(&root.join(group.trim_start_matches('/'))))
+}
+
 /// The files by which a process joins a group that was made, in every hierarchy.
 pub(crate) fn doors(group: &str) -> Vec<PathBuf> {
     let doors = hierarchies().into_iter().map(|root| root.join(group.trim_start_matches('/')).join("cgroup.procs"));

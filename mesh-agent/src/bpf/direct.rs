@@ -17,7 +17,8 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{BpfError, object};
 
 /// The maps that all pods share, by their names.
-const SHARED: [&str; 5] = [names::GRANTS, names::SLOTS, names::LEASE, names::FLOWS, names::EVENTS];
+const SHARED: [&str; 6] =
+    [names::GRANTS, names::SLOTS, names::LEASE, names::FLOWS, names::EVENTS, names::TRANSLATED];
 
 /// How long packets are let through without a sign of life.
 const LEASE: Duration = Duration::from_secs(1);
@@ -75,6 +76,11 @@ impl Direct {
     /// Has an object use these maps.
     pub(super) fn share(&self, loader: &mut EbpfLoader<'_>) {
         share(loader, &self.pins, self.connections);
+    }
+
+    /// Has the object of connects tell these where its sockets wanted to go.
+    pub(super) fn share_translated(&self, loader: &mut EbpfLoader<'_>) {
+        loader.map_pin_path(names::TRANSLATED, self.pins.join(names::TRANSLATED));
     }
 
     /// Promises to live for a while from now on.
@@ -193,7 +199,7 @@ fn share(loader: &mut EbpfLoader<'_>, pins: &Path, connections: u32) {
 
 /// Gives an object maps of its own, which nobody writes: as small as may be.
 pub(super) fn go_without(loader: &mut EbpfLoader<'_>) {
-    for name in [names::GRANTS, names::SLOTS, names::FLOWS] {
+    for name in [names::GRANTS, names::SLOTS, names::FLOWS, names::TRANSLATED] {
         loader.map_max_entries(name, 1);
     }
     loader.map_max_entries(names::EVENTS, SMALLEST_RING);

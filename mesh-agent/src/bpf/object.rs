@@ -18,6 +18,7 @@ use super::BpfError;
 struct Aligned<T: ?Sized>(T);
 
 static CAPTURE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/capture")));
+static CONNECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/connect")));
 static SOCKOPS: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/sockops")));
 
 /// aya-log's ring buffer, which the capture object carries; one page is enough while logging is off.
@@ -179,6 +180,11 @@ fn load_capture<'a>(mut loader: EbpfLoader<'a>, logging: Logging, direct: &'a u3
         loader.map_max_entries(LOG_MAP, LOG_MAP_BYTES);
     }
     load(&mut loader, "capture", &CAPTURE.0)
+}
+
+/// Loads the node's object of connects, with the maps that `loader` names.
+pub(super) fn load_connect(mut loader: EbpfLoader<'_>) -> Result<Ebpf, BpfError> {
+    load(&mut loader, "connect", &CONNECT.0)
 }
 
 /// Loads the node's sockops object.

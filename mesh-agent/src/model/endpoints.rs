@@ -43,6 +43,16 @@ struct Column {
     port: u16,
 }
 
+/// One column of a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// A number that [`Endpoints::pick`] gives the column's own endpoint for, if any part is its own.
+    pub draw: u64,
+    /// Of 2^32: how much of the column is its own; the rest belongs to the column `alias`.
+    pub own: u32,
+    pub alias: u32,
+}
+
 /// Why a service gives no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoEndpoint {
@@ -106,6 +116,22 @@ impl Endpoints {
         };
         let column = column.ok_or(NoEndpoint::NoneUsable)?;
         Ok((&self.members[column.member as usize], column.port))
+    }
+
+    /// How the draw for `source` and a client's `port` is made up, a share for each column of the table.
+    pub fn shares(&self, port: u16, source: &Workload) -> Vec<Share> {
+        let Ok(at) = self.ports.binary_search_by_key(&port, |(port, _)| *port) else { return Vec::new() };
+        match &self.ports[at].1 {
+            Choice::Everywhere(table) => table.shares(),
+            Choice::From(tables) => match tables.iter().find(|(vantage, _)| vantage.is_of(source)) {
+                Some((_, table)) => table.shares(),
+                None => {
+                    let from = Vantage::of(source);
+                    let rank = |one: &Workload| fitness(&self.service, &from, one);
+                    table(&self.members, &|one| target(&self.service, port, one), &rank).shares()
+                }
+            },
+        }
     }
 
     pub fn service(&self) -> &Arc<Service> {
@@ -201,6 +227,14 @@ impl Table {
             if scaled[big] < WHOLE { small.push(big) } else { large.push(big) }
         }
         Self(columns)
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        let count = self.0.len() as u64;
+        // The least upper half that chooses the column.
+        let draw = |index: u64| (index << 32).div_ceil(count) << 32;
+        let share = |(index, column): (u64, &Column)| Share { draw: draw(index), own: column.own, alias: column.alias };
+        (0..).zip(&self.0).map(share).collect()
     }
 
     /// One of them, by a uniformly random number: the upper half chooses the column, the lower between it and its alias.

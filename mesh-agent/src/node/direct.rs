@@ -2,16 +2,18 @@
 //! and hears from it what it has carried.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use mesh_common::direct::{DirectFlow, GrantKey, Slot};
+use mesh_common::direct::{DirectFlow, GrantKey, Served, ServiceKey, Slot};
 use mesh_common::maps::FlowKey;
 
 use crate::bpf::BpfError;
 use crate::bpf::direct::Direct;
-use crate::proxy::direct::Kernel;
+use crate::bpf::translation::Translation;
+pub(super) use crate::proxy::direct::Kernel;
 use crate::proxy::shard::Shards;
 use crate::sys::netlink::{address, link};
 use crate::sys::thread;
@@ -27,12 +29,22 @@ const WITHIN: [&str; 3] = ["veth", "bridge", "netkit"];
 #[derive(Debug)]
 pub(super) struct Carrier {
     direct: Arc<Direct>,
+    translation: Option<Translation>,
     shards: u32,
 }
 
 impl Carrier {
-    pub(super) fn new(direct: Arc<Direct>, shards: usize) -> Self {
-        Self { direct, shards: u32::try_from(shards).unwrap_or(u32::MAX) }
+    /// Without a cgroup, services are left to the agent.
+    pub(super) fn new(direct: Arc<Direct>, cgroup: Option<&Path>, shards: usize) -> Self {
+        let attached = cgroup.map(|cgroup| Translation::attach(cgroup, &direct));
+        let translation = match attached.transpose() {
+            Ok(translation) => translation,
+            Err(error) => {
+                tracing::warn!(%error, "connections to services are not direct");
+                None
+            }
+        };
+        Self { direct, translation, shards: u32::try_from(shards).unwrap_or(u32::MAX) }
     }
 }
 
@@ -51,6 +63,26 @@ impl Kernel for Carrier {
 
     fn free(&self, slot: Slot) {
         self.direct.free(slot);
+    }
+
+    fn translates(&self) -> bool {
+        self.translation.is_some()
+    }
+
+    fn serve(&self, key: &ServiceKey, served: &Served) -> bool {
+        self.translation.as_ref().is_some_and(|translation| translation.add(key, served))
+    }
+
+    fn serve_now(&self, key: &ServiceKey, served: &Served) {
+        if let Some(translation) = &self.translation {
+            told(translation.change(key, served));
+        }
+    }
+
+    fn unserve(&self, key: &ServiceKey) {
+        if let Some(translation) = &self.translation {
+            told(translation.remove(key));
+        }
     }
 
     fn flow(&self, flow: &FlowKey) -> Option<DirectFlow> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::leaving::Leaving;
@@ -15,7 +16,7 @@ use super::plan::{Observed, Step, plan};
 pub use crate::model::pod::{PodState, PodStatus};
 use crate::model::{Captured, PodSpec};
 use crate::proxy::shard::{Leave, Shards};
-use crate::sys::grace::GracePeriods;
+use crate::sys::grace::{Expedited, GracePeriods};
 use crate::task::Limit;
 
 mod enrolling;
@@ -43,7 +44,12 @@ pub struct Driver {
     /// Pods left by a former agent and not dealt with yet.
     left_behind: Vec<Arc<str>>,
     periods: Option<GracePeriods>,
+    /// Short grace periods, and until when they are kept.
+    quick: Option<(Expedited, Instant)>,
 }
+
+/// How long grace periods stay short after the last pod: one that comes alone is mostly not alone.
+const KEPT: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// A driver, and the statuses it will report.
@@ -55,8 +61,8 @@ impl Driver {
         let (statuses, reader) = watch::channel(Vec::new());
         let left_behind = capture.left_behind();
         let (pods, leaving, ended) = (HashMap::new(), Leaving::default(), watch::channel(Ended::default()).1);
-        let periods = None;
-        (Self { capture, shards, settings, pods, statuses, leaving, ended, left_behind, periods }, reader)
+        let (periods, quick) = (None, None);
+        (Self { capture, shards, settings, pods, statuses, leaving, ended, left_behind, periods, quick }, reader)
     }
 
     /// A driver that is told of pods that have ended. Who wants a pod no longer because it has ended says so first.
@@ -80,6 +86,7 @@ impl Driver {
             if settled {
                 wait = first;
             }
+            let quick_until = self.quick_until();
             tokio::select! {
                 changed = desired.changed() => {
                     if changed.is_err() {
@@ -89,10 +96,24 @@ impl Driver {
                 Ok(()) = self.ended.changed() => {}
                 Some(left) = self.leaving.next() => self.left(left).await,
                 () = tokio::time::sleep(wait), if !settled => wait = (wait * 2).min(cap),
+                () = tokio::time::sleep_until(quick_until), if self.quick.is_some() => self.quick = None,
                 () = stop.cancelled() => {}
             }
         }
         self.end().await;
+    }
+
+    /// Makes the kernel's grace periods short for a while, if that is wanted.
+    fn quicken(&mut self) {
+        let Some(periods) = &self.periods else { return };
+        // Somebody else who had them short may have made them long again.
+        let held = self.quick.take().map(|(held, _)| held).filter(Expedited::is_ours);
+        let held = held.unwrap_or_else(|| periods.expedite());
+        self.quick = Some((held, Instant::now() + KEPT));
+    }
+
+    fn quick_until(&self) -> Instant {
+        self.quick.as_ref().map_or_else(Instant::now, |(_, until)| *until)
     }
 
     /// Runs the steps once; tells whether all succeeded.
@@ -266,7 +287,7 @@ impl Driver {
     /// Removes every trace of a pod that no connection uses any more.
     async fn remove(&mut self, uid: Arc<str>) -> Result<(), ()> {
         let (capture, gone) = (Arc::clone(&self.capture), Arc::clone(&uid));
-        let _quick = self.periods.as_ref().map(GracePeriods::expedite);
+        self.quicken();
         let result = blocking(move || capture.withdraw(&gone)).await;
         self.pods.remove(&uid);
         self.report();

@@ -5,6 +5,7 @@
 
 mod flows;
 mod grant;
+pub(super) mod service;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -13,7 +14,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mesh_common::direct::{DirectFlow, GrantKey, Slot};
+use mesh_common::direct::{DirectFlow, GrantKey, Served, ServiceKey, Slot};
 use mesh_common::maps::{FlowKey, address};
 
 use self::flows::Carried;
@@ -34,6 +35,14 @@ pub trait Kernel: Debug + Send + Sync {
     fn cut(&self, slot: Slot);
     /// Nothing refers to the slot any more.
     fn free(&self, slot: Slot);
+    /// Whether clients of services can be given an endpoint.
+    fn translates(&self) -> bool;
+    /// Has clients get these endpoints, unless somebody else has said which: false.
+    fn serve(&self, key: &ServiceKey, served: &Served) -> bool;
+    /// Other ones from now on.
+    fn serve_now(&self, key: &ServiceKey, served: &Served);
+    /// None any more.
+    fn unserve(&self, key: &ServiceKey);
     fn flow(&self, flow: &FlowKey) -> Option<DirectFlow>;
     fn forget(&self, flow: &FlowKey, opened: u64);
     /// Whether what one pod sends to another one's address, by the routes of the node, does not leave it.
@@ -49,6 +58,7 @@ pub(super) struct Shortcuts {
     grants: RefCell<HashMap<u32, Rc<Granted>>>,
     /// What is granted, or is about to be, or cannot be.
     asked: RefCell<HashSet<GrantKey>>,
+    services: RefCell<HashSet<ServiceKey>>,
     flows: RefCell<HashMap<FlowKey, Carried>>,
     /// Connections that have ended, the oldest first: their last packets may be sent again.
     ended: RefCell<std::collections::VecDeque<flows::Ended>>,
@@ -61,6 +71,7 @@ impl Shortcuts {
             shard,
             grants: RefCell::default(),
             asked: RefCell::default(),
+            services: RefCell::default(),
             flows: RefCell::default(),
             ended: RefCell::default(),
         })

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::copy::{self, Role, reset_on_close};
 use super::dial;
+use super::direct;
 use super::error::{Error, outcome};
 use super::joined;
 use super::pod::{Pod, TunnelKey};
@@ -19,7 +20,7 @@ use super::source::described;
 use super::tunnels::{self, Opened};
 use crate::hbone::head::Connect;
 use crate::model::route::{Authority, Leg, Trip, route};
-use crate::model::{NoRoute, OrigDst, Route, Service, Workload};
+use crate::model::{NoRoute, OrigDst, Route, SameNode, Service, Workload};
 use crate::sys::socket::is_local;
 
 /// Serves one captured connection from its accept to its record.
@@ -56,6 +57,9 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
 async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neighbour) {
     let ends = without_tunnel(ends(pod, way, None), Security::Local, to.target);
     let service = ends.service.clone();
+    if service.is_some() && to.mode == SameNode::Direct {
+        direct::service::offer(pod, way.original);
+    }
     let record = Record::open(&pod.books, ends);
     let service = service.as_deref().map(|service| &*service.key.hostname);
     let journey = joined::carry(pod, tcp, (&way.source, service), to, &record);

@@ -51,7 +51,11 @@ fn watch(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn note(ctx: &SockOpsContext) {
-    write(ctx, cookie(ctx), ctx.arg(0), ctx.arg(1));
+    let cookie = cookie(ctx);
+    // Somebody else's program may have asked for it.
+    if ENROLLED.get_ptr(&cookie).is_some() {
+        write(ctx, cookie, ctx.arg(0), ctx.arg(1));
+    }
 }
 
 #[inline(always)]

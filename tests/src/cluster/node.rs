@@ -138,6 +138,8 @@ impl Node {
         let running = self.lock().take().with_context(|| format!("node {} is down", self.name))?;
         running.machine.kill()?;
         drop(running);
+        // A machine that boots finds none of its former groups; a kubelet that did would take a while to mourn them.
+        eventually(START, || cgroup::unmake(&self.group))?;
         self.home.output("nft", ["flush", "ruleset"])?;
         let links = self.home.output("ip", ["-brief", "link", "show", "type", "bridge"])?;
         for bridge in links.lines().filter_map(|line| line.split_whitespace().next()) {

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::work::enrol;
 use super::{Desired, Driver};
 use crate::model::PodSpec;
-use crate::sys::grace::GracePeriods;
 
 /// Enrolments at once. Most of an enrolment is the kernel's check of the programs, on one core.
 pub(super) const AT_ONCE: usize = 8;
@@ -27,7 +26,9 @@ impl Driver {
         let mut queue = VecDeque::from(specs);
         let mut running = FuturesUnordered::new();
         let (mut settled, mut joined) = (true, false);
-        let quick = self.periods.as_ref().filter(|_| !queue.is_empty()).map(GracePeriods::expedite);
+        if !queue.is_empty() {
+            self.quicken();
+        }
         loop {
             while running.len() < AT_ONCE
                 && let Some(spec) = queue.pop_front()
@@ -42,6 +43,7 @@ impl Driver {
                 Ok(()) = desired.changed(), if !running.is_empty() && began.elapsed() < JOIN => {
                     let wanted = Arc::clone(&desired.borrow_and_update());
                     joined = true;
+                    self.quicken();
                     for spec in wanted.iter().filter(|spec| self.is_stranger(spec)) {
                         if under_way.insert(Arc::clone(&spec.uid)) {
                             queue.push_back(Arc::clone(spec));
@@ -51,7 +53,6 @@ impl Driver {
                 else => break,
             }
         }
-        drop(quick);
         if joined {
             // Only what joined has been looked at.
             desired.mark_changed();

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_common::direct::{DirectFlow, Event, Happened, Slot};
+use mesh_common::direct::{DirectFlow, Event, Happened, Passed, Slot};
 use mesh_common::maps::FlowKey;
 
 use super::grant::Granted;
@@ -14,7 +14,7 @@ use super::{Kernel, Shortcuts};
 use crate::proxy::copy::Broken;
 use crate::proxy::error::{self, Error};
 use crate::proxy::pod::Pod;
-use crate::proxy::record::{Ends, Outcome, Record};
+use crate::proxy::record::{Ends, Outcome, Record, Reporter};
 use crate::sys::netlink::{Connection, destroy};
 
 /// How often counters are read, and what has been missed is looked for.
@@ -48,8 +48,15 @@ pub(super) struct Ended {
 impl Carried {
     fn open(granted: &Rc<Granted>, event: &Event) -> Self {
         let (client, target) = (event.flow.local(), granted.target);
+        let (wanted, service) = granted.wanted(event).unzip();
         let of = |pod: &Pod, ends: &Ends, socket: (SocketAddr, SocketAddr)| {
-            let ends = Ends { src_addr: client, app_socket: Some(socket), ..ends.clone() };
+            let mut ends = Ends { src_addr: client, app_socket: Some(socket), ..ends.clone() };
+            if let Some(service) = &service {
+                ends.service = Some(Arc::clone(service));
+            }
+            if let (Some(wanted), Reporter::Source) = (wanted, ends.reporter) {
+                ends.original = wanted;
+            }
             Record::open(&pod.books, ends)
         };
         let [source, destination] = &granted.ends;
@@ -81,7 +88,7 @@ impl Carried {
     fn outcome(&self, last: &DirectFlow) -> Outcome {
         let reset = |by: fn(io::Error) -> Broken| Err(by(io::ErrorKind::ConnectionReset.into()).into());
         let to = self.granted.target;
-        let by_client = DirectFlow { server_flags: 0, ..*last }.reset();
+        let by_client = DirectFlow { to_client: Passed::default(), ..*last }.reset();
         error::outcome(&match last.reset() {
             false => Ok(()),
             true if by_client => reset(Broken::Local),

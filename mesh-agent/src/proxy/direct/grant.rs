@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use mesh_common::direct::{GrantKey, Slot};
+use mesh_common::direct::{Event, GrantKey, Slot};
 use tokio::sync::watch;
 
 use super::{Asked, Kernel, straight};
 use crate::hbone::head::Authority;
-use crate::model::{PolicyName, Route, Workload};
+use crate::model::{PolicyName, Route, Service, Workload};
 use crate::proxy::error::Error;
 use crate::proxy::inbound::{self, Tunnel};
 use crate::proxy::joined::{Acquaintance, Neighbour};
@@ -157,6 +157,14 @@ async fn hold(pair: &Pair, asked: &Asked, granted: &Rc<Granted>, met: Rc<Acquain
 }
 
 impl Granted {
+    /// The service by which a client came here, and the address that it asked for.
+    pub(super) fn wanted(&self, event: &Event) -> Option<(SocketAddr, Arc<Service>)> {
+        let to = (event.wanted.port != 0).then(|| event.wanted.socket())?;
+        let (source, world) = (self.client.known_workload()?, self.client.world());
+        let service = world.service_at(&source.network, to.ip(), source.namespace())?;
+        Some((to, Arc::clone(service)))
+    }
+
     /// Ok: only new connections go elsewhere. With whom they had met last.
     async fn while_new_ones_may_come(
         &self,

@@ -1,16 +1,18 @@
 //! Connections between two pods of the node whose packets go from one to the other, without the agent: see
 //! [`mesh_common::direct`]. The maps are the node's: all pods' programs have the same.
 
-use core::arch::asm;
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::programs::TcContext;
 use mesh_common::classify::Flow;
 use mesh_common::direct::{
-    DirectFlow, EVENTS_BYTES, Event, Grant, GrantKey, Happened, MAX_FLOWS, MAX_GRANTS, Passed, Slot, ended, holds,
+    Destination, DirectFlow, EVENTS_BYTES, Event, Grant, GrantKey, Happened, MAX_FLOWS, MAX_GRANTS, MAX_TRANSLATED,
+    Passed, Segment, Slot, ended, holds,
 };
 use mesh_common::maps::{FlowKey, PodConfig};
 
@@ -32,6 +34,10 @@ static FLOWS: HashMap<FlowKey, DirectFlow> = HashMap::with_max_entries(MAX_FLOWS
 #[map(name = "flow_events")]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
+/// Where sockets wanted to go that were given an endpoint instead: written by the `connect` programs.
+#[map(name = "translated")]
+static TRANSLATED: LruHashMap<u64, Destination> = LruHashMap::with_max_entries(MAX_TRANSLATED, 0);
+
 /// Room that the stack has not: programs that are entered by packets have it for themselves while they run.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -45,6 +51,9 @@ struct Scratch {
 #[map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// `BPF_NOEXIST`.
+const NEW: u64 = 1;
+
 /// What becomes of a connection that its pod opens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Vouched {
@@ -57,20 +66,12 @@ pub enum Vouched {
 
 /// Writes a new connection down, if it is granted. A packet that is sent again finds it written.
 #[inline(never)]
-pub fn vouch(config: &PodConfig, flow: &Flow) -> Vouched {
+pub fn vouch(ctx: &TcContext, config: &PodConfig, flow: &Flow, segment: Segment) -> Vouched {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Vouched::No };
     // SAFETY: nobody else has it while the program runs.
     let Scratch { key, asked, entry: fresh, .. } = unsafe { &mut *scratch };
     *key = flow.as_sender();
     let key = &*key;
-    if let Some(entry) = FLOWS.get_ptr(key) {
-        // SAFETY: a value stays readable while the program runs.
-        let (client, slot, answered) =
-            unsafe { (read_volatile(&raw const (*entry).client), slot(entry), (*entry).server_flags) };
-        if client == config.netns && answered == 0 && in_force(slot) {
-            return Vouched::Yes;
-        }
-    }
     *asked = GrantKey {
         client: config.netns,
         source: flow.source,
@@ -91,15 +92,32 @@ pub fn vouch(config: &PodConfig, flow: &Flow) -> Vouched {
         server,
         opened,
         slot,
-        to_server: Passed { bytes: 0, packets: 1 },
-        to_client: Passed { bytes: 0, packets: 0 },
-        client_flags: flow.flags as u32,
-        server_flags: 0,
+        to_server: Passed::first(flow.flags, segment),
+        to_client: Passed { bytes: 0, packets: 0, next: 0, flags: 0 },
     };
-    if FLOWS.insert(key, &*fresh, 0).is_err() {
-        return Vouched::Full;
+    if FLOWS.insert(key, &*fresh, NEW).is_err() {
+        if is_repeated(key, config) {
+            return Vouched::Yes;
+        }
+        // Another connection had the addresses, or there is no room.
+        if FLOWS.insert(key, &*fresh, 0).is_err() {
+            return Vouched::Full;
+        }
     }
-    if tell(key, Happened::Opened, opened, slot) { Vouched::Yes } else { unwritten(key) }
+    // SAFETY: a plain helper call on the program's context.
+    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if tell(key, (Happened::Opened, opened, slot), socket) { Vouched::Yes } else { unwritten(key) }
+}
+
+/// Whether the packet opens a connection that is written down already, and that nobody has answered yet.
+#[inline(always)]
+fn is_repeated(key: &FlowKey, config: &PodConfig) -> bool {
+    let Some(entry) = FLOWS.get_ptr(key) else { return false };
+    // SAFETY: a value stays readable while the program runs.
+    let (client, answer, slot) = unsafe {
+        (read_volatile(&raw const (*entry).client), read_volatile(&raw const (*entry).to_client.flags), slot(entry))
+    };
+    client == config.netns && answer == 0 && in_force(slot)
 }
 
 /// Nobody would make a record of it.
@@ -121,17 +139,16 @@ pub enum Carried {
 
 /// Counts a packet that the pod sends in a connection that was vouched for, its own or one to it.
 #[inline(never)]
-pub fn carry(config: &PodConfig, flow: &Flow, payload: u32) -> Carried {
+pub fn carry(config: &PodConfig, flow: &Flow, segment: Segment) -> Carried {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Carried::Cut };
     // SAFETY: nobody else has it while the program runs.
     let key = unsafe { &mut (*scratch).key };
     *key = flow.as_sender();
     if let Some(entry) = FLOWS.get_ptr_mut(&*key) {
-        // SAFETY: a value stays readable and writable while the program runs; counters are added to atomically.
+        // SAFETY: a value stays readable and writable while the program runs.
         unsafe {
             if read_volatile(&raw const (*entry).client) == config.netns {
-                let sent = (&raw mut (*entry).to_server, &raw mut (*entry).client_flags);
-                return pass(entry, key, sent, flow.flags, payload);
+                return pass(entry, key, &raw mut (*entry).to_server, (flow.flags, segment));
             }
         }
     }
@@ -140,8 +157,7 @@ pub fn carry(config: &PodConfig, flow: &Flow, payload: u32) -> Carried {
         // SAFETY: as above.
         unsafe {
             if read_volatile(&raw const (*entry).server) == config.netns {
-                let sent = (&raw mut (*entry).to_client, &raw mut (*entry).server_flags);
-                return pass(entry, key, sent, flow.flags, payload);
+                return pass(entry, key, &raw mut (*entry).to_client, (flow.flags, segment));
             }
         }
     }
@@ -149,45 +165,28 @@ pub fn carry(config: &PodConfig, flow: &Flow, payload: u32) -> Carried {
 }
 
 /// # Safety
-/// `entry` must be a value of `flows`, and `sent` parts of it.
+/// `entry` must be a value of `flows`, and `passed` the part of it that is the sender's.
 #[inline(always)]
 unsafe fn pass(
     entry: *mut DirectFlow,
     key: &FlowKey,
-    (passed, flags): (*mut Passed, *mut u32),
-    sent: u8,
-    payload: u32,
+    passed: *mut Passed,
+    (flags, segment): (u8, Segment),
 ) -> Carried {
     // SAFETY: the caller's.
     unsafe {
         if !in_force(slot(entry)) {
             return Carried::Cut;
         }
-        add(&raw mut (*passed).bytes, u64::from(payload));
-        add(&raw mut (*passed).packets, 1);
-        let known = read_volatile(flags);
-        let now = known | u32::from(sent);
-        if now != known {
-            let before = is_over(entry);
-            write_volatile(flags, now);
-            if !before && is_over(entry) {
-                // Lost with a full ring: the agent looks through the map from time to time.
-                tell(key, Happened::Closed, read_volatile(&raw const (*entry).opened), slot(entry));
-            }
+        let now = (*passed).after(flags, segment);
+        let before = now.flags == (*passed).flags || is_over(entry);
+        *passed = now;
+        if !before && is_over(entry) {
+            // Lost with a full ring: the agent looks through the map from time to time.
+            tell(key, (Happened::Closed, read_volatile(&raw const (*entry).opened), slot(entry)), 0);
         }
     }
     Carried::Yes
-}
-
-/// Adds atomically: a connection's packets may leave on two processors at once. (`core` has no such addition for targets
-/// without compare-and-swap, which BPF had for long.)
-///
-/// # Safety
-/// `counter` must be in a value of a map.
-#[inline(always)]
-unsafe fn add(counter: *mut u64, number: u64) {
-    // SAFETY: the caller's; the instruction reads and writes the eight bytes at `counter`, nothing else.
-    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) number, options(nostack)) }
 }
 
 /// # Safety
@@ -195,7 +194,12 @@ unsafe fn add(counter: *mut u64, number: u64) {
 #[inline(always)]
 unsafe fn is_over(entry: *const DirectFlow) -> bool {
     // SAFETY: the caller's.
-    unsafe { ended(read_volatile(&raw const (*entry).client_flags), read_volatile(&raw const (*entry).server_flags)) }
+    unsafe {
+        ended(
+            read_volatile(&raw const (*entry).to_server.flags),
+            read_volatile(&raw const (*entry).to_client.flags),
+        )
+    }
 }
 
 /// Whether the client's own program has vouched for a connection to this pod.
@@ -230,11 +234,18 @@ fn in_force(slot: Slot) -> bool {
     unsafe { holds(slot, read_volatile(found), bpf_ktime_get_coarse_ns(), read_volatile(until)) }
 }
 
-/// Tells the agent, which looks from time to time and is not woken.
+/// Tells the agent, which looks from time to time and is not woken. `socket`: the client's cookie, or 0.
 #[inline(always)]
-fn tell(flow: &FlowKey, happened: Happened, opened: u64, slot: Slot) -> bool {
+fn tell(flow: &FlowKey, (happened, opened, slot): (Happened, u64, Slot), socket: u64) -> bool {
     let Some(mut place) = EVENTS.reserve::<Event>(0) else { return false };
-    place.write(Event { flow: *flow, kind: happened as u32, opened, slot });
+    let mut wanted = Destination { address: [0; 16], port: 0, reserved: [0; 3] };
+    if socket != 0
+        && let Some(known) = TRANSLATED.get_ptr(&socket)
+    {
+        // SAFETY: a value of an LRU map stays readable while the program runs, even if it is evicted.
+        wanted = unsafe { *known };
+    }
+    place.write(Event { flow: *flow, kind: happened as u32, opened, slot, wanted });
     place.submit(u64::from(BPF_RB_NO_WAKEUP));
     true
 }

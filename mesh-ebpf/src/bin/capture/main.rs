@@ -11,7 +11,6 @@
 //! "Pass" is `TC_ACT_UNSPEC`: with tcx and with clsact alike the next program of the hook, if there is one, is asked.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, map, sk_lookup};
@@ -20,6 +19,7 @@ use aya_ebpf::programs::{SkLookupContext, TcContext};
 use aya_log_ebpf::debug;
 use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, OUTBOUND_PORT};
 use mesh_common::classify::{self, Egress, Flow, Ingress};
+use mesh_common::direct::Segment;
 use mesh_common::maps::{Counter, FlowKey, ListenerIndex, PodConfig};
 use mesh_ebpf::act::{Listener, Owner, Then, datagrams, listener, mark, owner, to_own_stack};
 use mesh_ebpf::count::count;
@@ -80,23 +80,23 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
     }
     let Some(config) = CONFIG.get(0) else { return TC_ACT_SHOT };
     match read(&ctx) {
-        Packet::Tcp(flow, family, payload) => leave(&ctx, config, (&flow, family), payload),
+        Packet::Tcp(flow, family, segment) => leave(&ctx, config, (&flow, family), segment),
         Packet::Udp(flow, family) if classify::asks_name_server(config, &flow) => ask(&ctx, config, &flow, family),
         other => pass_or_drop(&other),
     }
 }
 
 #[inline(always)]
-fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), payload: u32) -> i32 {
+fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), segment: Segment) -> i32 {
     if goes_directly(config) && !flow.opens() {
-        match direct::carry(config, flow, payload) {
+        match direct::carry(config, flow, segment) {
             Carried::Yes => return TC_ACT_UNSPEC,
             Carried::Cut => return dropped(Counter::DirectCut),
             Carried::No => {}
         }
     }
     match classify::egress(config, flow) {
-        Egress::Capture => match directly(config, flow) {
+        Egress::Capture => match directly(ctx, config, flow, segment) {
             Vouched::Yes => passed(Counter::Direct),
             Vouched::Full | Vouched::No => capture(ctx, config, flow, family),
         },
@@ -121,11 +121,11 @@ fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), p
 
 /// Whether a new connection goes to its pod without the agent.
 #[inline(always)]
-fn directly(config: &PodConfig, flow: &Flow) -> Vouched {
+fn directly(ctx: &TcContext, config: &PodConfig, flow: &Flow, segment: Segment) -> Vouched {
     if !goes_directly(config) {
         return Vouched::No;
     }
-    let vouched = direct::vouch(config, flow);
+    let vouched = direct::vouch(ctx, config, flow, segment);
     match vouched {
         Vouched::Yes => forget_older(&flow.as_sender()),
         Vouched::Full => count(&COUNTERS, Counter::DirectFull),
