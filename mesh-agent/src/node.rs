@@ -53,7 +53,7 @@ use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
 use crate::sys::socket;
-use crate::sys::{caps, kernel, limits, mounts, signal};
+use crate::sys::{caps, kernel, limits, memory, mounts, signal};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::telemetry::announced::Announced;
@@ -92,6 +92,7 @@ pub fn run(source: &Source, log: Log) -> anyhow::Result<()> {
     caps::require_root()?;
     kernel::require()?;
     limits::raise_open_files();
+    memory::keep_buffers();
     let Read { path, edits, config } = source.read()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -266,23 +266,6 @@ const _: () = assert!(size_of::<Destination>() == 24);
 const _: () = assert!(size_of::<Served>() == 8 + MAX_COLUMNS * 24);
 const _: () = assert!(size_of::<Event>() == 80);
 
-#[cfg(feature = "user")]
-#[expect(unsafe_code, reason = "aya's marker for plain data")]
-mod plain {
-    use super::{DirectFlow, Grant, GrantKey, Served, ServiceKey};
-
-    // SAFETY: integers only, repr(C), no implicit padding (the size assertions above), any bit pattern is valid.
-    unsafe impl aya::Pod for GrantKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Grant {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for DirectFlow {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for ServiceKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Served {}
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Column, Destination, DirectFlow, Event, Passed, Segment, Served, Slot, holds};
@@ -292,9 +275,14 @@ mod tests {
     #[test]
     fn a_grant_holds_while_nobody_takes_it_back_and_the_agent_lives() {
         let slot = Slot { index: 3, generation: 7 };
-        for (found, now, until, expected) in
-            [(7, 9, 10, true), (7, 10, 10, false), (7, 11, 10, false), (8, 9, 10, false), (6, 9, 10, false), (7, 0, 0, false)]
-        {
+        for (found, now, until, expected) in [
+            (7, 9, 10, true),
+            (7, 10, 10, false),
+            (7, 11, 10, false),
+            (8, 9, 10, false),
+            (6, 9, 10, false),
+            (7, 0, 0, false),
+        ] {
             assert_eq!(holds(slot, found, now, until), expected, "{found} {now} {until}");
         }
     }
@@ -336,7 +324,8 @@ mod tests {
         // Three quarters and one quarter.
         served.columns[..2].copy_from_slice(&[to(1, 0, u32::MAX), to(2, 0, u32::MAX / 2)]);
         let half = u32::MAX / 2;
-        let cases = [(0, 0, 1), (half, u32::MAX - 1, 1), (half + 1, 0, 2), (u32::MAX, half - 1, 2), (u32::MAX, half, 1)];
+        let cases =
+            [(0, 0, 1), (half, u32::MAX - 1, 1), (half + 1, 0, 2), (u32::MAX, half - 1, 2), (u32::MAX, half, 1)];
         for (which, part, expected) in cases {
             let to = Destination { address: [expected; 16], port: 80 + u16::from(expected), reserved: [0; 3] };
             assert_eq!(served.draw(which, part), to, "{which} {part}");

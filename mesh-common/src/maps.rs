@@ -277,6 +277,7 @@ const _: () = assert!(size_of::<ConnFacts>() == 32);
 #[expect(unsafe_code, reason = "aya's marker for plain data")]
 mod plain {
     use super::{ConnFacts, FactsKey, FlowKey, PodConfig};
+    use crate::direct::{DirectFlow, Grant, GrantKey, Served, ServiceKey};
 
     // SAFETY: integers only, repr(C), no implicit padding (the size assertions above), any bit pattern is valid.
     unsafe impl aya::Pod for PodConfig {}
@@ -286,6 +287,16 @@ mod plain {
     unsafe impl aya::Pod for FactsKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for ConnFacts {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for GrantKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Grant {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for DirectFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ServiceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Served {}
 }
 
 #[cfg(test)]

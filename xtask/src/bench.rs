@@ -18,6 +18,7 @@ mod load;
 mod machine;
 mod parse;
 mod peer;
+mod profile;
 mod rounds;
 mod row;
 mod scale;
@@ -74,13 +75,17 @@ pub(crate) struct Args {
 /// Other benchmarks than that beside peers.
 #[derive(Debug, clap::Subcommand)]
 enum Other {
+    /// Where the agents' CPU time goes under each load
+    Profile(profile::Args),
     /// A mesh of 100,000 workloads: memory, how fast changes arrive, what traffic notices
     Scale(scale::Args),
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
-    if let Some(Other::Scale(args)) = &args.other {
-        return scale::run(root, args);
+    match &args.other {
+        Some(Other::Scale(args)) => return scale::run(root, args),
+        Some(Other::Profile(args)) => return profile::run(root, args),
+        None => {}
     }
     let mut output = args.json.then(take_stdout).transpose()?;
     let machine = Machine::observe(root);

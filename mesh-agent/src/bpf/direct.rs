@@ -17,8 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{BpfError, object};
 
 /// The maps that all pods share, by their names.
-const SHARED: [&str; 6] =
-    [names::GRANTS, names::SLOTS, names::LEASE, names::FLOWS, names::EVENTS, names::TRANSLATED];
+const SHARED: [&str; 6] = [names::GRANTS, names::SLOTS, names::LEASE, names::FLOWS, names::EVENTS, names::TRANSLATED];
 
 /// How long packets are let through without a sign of life.
 const LEASE: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@ use aya_log::EbpfLogger;
 use mesh_common::maps::{FlowKey, ListenerIndex, Phase, PodConfig, names};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::direct::{self, Direct};
 use super::BpfError;
+use super::direct::{self, Direct};
 
 /// An ELF image must be aligned for its parser.
 #[repr(C, align(8))]

@@ -1,33 +1,57 @@
 //! Reads ahead of rustls.
 //!
 //! rustls takes ciphertext from its transport in pieces of a few KiB, one system call each. This adapter reads a large
-//! piece at once and hands it out from memory; writes go straight through. The buffer grows with what one read
-//! brings and is given back when the connection falls quiet.
+//! piece at once and hands it out from memory; writes go straight through. A connection has a buffer only while there is
+//! something unread in it: the thread's connections hand a few of them on to each other, so that bulk data always meets
+//! pages that are there already.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-const SMALL: usize = 8 << 10;
-const LARGE: usize = 256 << 10;
+/// Bytes of a buffer.
+const SIZE: usize = 256 << 10;
+/// Buffers that wait for the next reader of the thread.
+const SPARE: usize = 8;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer, whatever is in it.
+fn take() -> Box<[u8]> {
+    BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into())
+}
+
+fn give_back(buffer: Box<[u8]>) {
+    BUFFERS.with_borrow_mut(|spare| {
+        if spare.len() < SPARE {
+            spare.push(buffer);
+        }
+    });
+}
 
 /// A transport with a read buffer in front.
 #[derive(Debug)]
 pub struct ReadAhead<T> {
     inner: T,
-    buffer: Vec<u8>,
-    /// The unread part of `buffer`.
+    /// What was read and not taken yet.
+    unread: Option<Unread>,
+}
+
+#[derive(Debug)]
+struct Unread {
+    buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Size of the next buffer.
-    size: usize,
 }
 
 impl<T> ReadAhead<T> {
     pub fn new(inner: T) -> Self {
-        Self { inner, buffer: Vec::new(), start: 0, end: 0, size: SMALL }
+        Self { inner, unread: None }
     }
 
     pub fn inner(&self) -> &T {
@@ -36,41 +60,37 @@ impl<T> ReadAhead<T> {
 }
 
 impl<T: AsyncRead + Unpin> ReadAhead<T> {
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.len() != self.size {
-            self.buffer = vec![0; self.size];
+    /// Reads into a buffer; none at the end.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Unread>>> {
+        let mut buffer = take();
+        let mut space = ReadBuf::new(&mut buffer);
+        let result = Pin::new(&mut self.inner).poll_read(cx, &mut space);
+        let end = space.filled().len();
+        if end > 0 {
+            return Poll::Ready(Ok(Some(Unread { buffer, start: 0, end })));
         }
-        let mut space = ReadBuf::new(&mut self.buffer);
-        match Pin::new(&mut self.inner).poll_read(cx, &mut space) {
-            Poll::Ready(result) => {
-                result?;
-                (self.start, self.end) = (0, space.filled().len());
-                if self.end == self.size {
-                    self.size = (self.size * 4).min(LARGE);
-                }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Pending => {
-                // Quiet: an idle connection keeps at most a small buffer.
-                if self.size > SMALL && self.end * 4 < self.size {
-                    self.size = (self.size / 4).max(SMALL);
-                    self.buffer = Vec::new();
-                }
-                Poll::Pending
-            }
-        }
+        give_back(buffer);
+        result.map_ok(|()| None)
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.start == this.end {
-            ready!(this.fill(cx))?;
+        let mut unread = match self.unread.take() {
+            Some(unread) => unread,
+            None => match ready!(self.fill(cx))? {
+                Some(unread) => unread,
+                None => return Poll::Ready(Ok(())),
+            },
+        };
+        let take = out.remaining().min(unread.end - unread.start);
+        out.put_slice(&unread.buffer[unread.start..unread.start + take]);
+        unread.start += take;
+        if unread.start == unread.end {
+            give_back(unread.buffer);
+        } else {
+            self.unread = Some(unread);
         }
-        let take = out.remaining().min(this.end - this.start);
-        out.put_slice(&this.buffer[this.start..this.start + take]);
-        this.start += take;
         Poll::Ready(Ok(()))
     }
 }
@@ -105,7 +125,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::{LARGE, ReadAhead, SMALL};
+    use super::{BUFFERS, ReadAhead, SIZE};
 
     #[tokio::test]
     async fn bytes_arrive_in_order_whatever_the_read_sizes() {
@@ -122,14 +142,16 @@ mod tests {
                 let mut piece = vec![0; size];
                 let n = near.read(&mut piece).await.unwrap();
                 if n == 0 {
-                    return (got, near.size);
+                    assert!(near.unread.is_none());
+                    return got;
                 }
                 got.extend_from_slice(&piece[..n]);
                 size = size * 3 % 5003 + 1;
             }
         };
-        let ((), (got, size)) = tokio::join!(writer, reader);
+        let ((), got) = tokio::join!(writer, reader);
         assert_eq!(got, expected);
-        assert!((SMALL..=LARGE).contains(&size));
+        BUFFERS
+            .with_borrow(|spare| assert!(spare.len() == 1 && spare[0].len() == SIZE, "one is enough for one reader"));
     }
 }

@@ -108,7 +108,15 @@ impl Kernel {
         facts: Option<Arc<Facts>>,
     ) -> io::Result<Self> {
         let records = Records::open(run_dir)?;
-        Ok(Self { pins, records, mechanism, logging, names: Names::default(), owners: Owners::new(facts), direct: None })
+        Ok(Self {
+            pins,
+            records,
+            mechanism,
+            logging,
+            names: Names::default(),
+            owners: Owners::new(facts),
+            direct: None,
+        })
     }
 
     /// What happens to the queries of pods that are enrolled from now on.

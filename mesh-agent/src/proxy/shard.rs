@@ -238,8 +238,8 @@ impl Shards {
         for event in events {
             sorted[event.slot.index as usize % count].push(event);
         }
-        let told = self.doors.iter().zip(sorted).filter(|(_, events)| !events.is_empty());
-        told.map(|(door, events)| send(door, Order::Carried(events))).collect()
+        let mut told = self.doors.iter().zip(sorted).filter(|(_, events)| !events.is_empty());
+        told.try_for_each(|(door, events)| send(door, Order::Carried(events)))
     }
 
     /// Ends the shards' threads; pods that were not retired are cut.

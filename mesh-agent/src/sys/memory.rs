@@ -17,6 +17,26 @@ pub fn release_code() {
     }
 }
 
+/// Memory of at least this many bytes comes from the kernel, page by page, and goes back to it at once.
+const LARGE: i32 = 4 << 20;
+/// As much may lie unused at the end of an arena before it goes back.
+const UNUSED: i32 = 2 << 20;
+
+/// Has the allocator keep what bulk data needs again and again, buffers of some hundred KiB, instead of giving it back to the
+/// kernel each time: fetching pages anew costs more than the copy into them. Without glibc there is nothing to say.
+pub fn keep_buffers() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "mallopt(3)")]
+        // SAFETY: it takes two integers, and no other thread runs yet.
+        let taken =
+            unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) & libc::mallopt(libc::M_TRIM_THRESHOLD, UNUSED) };
+        if taken == 0 {
+            tracing::debug!("the allocator gives memory back as it likes");
+        }
+    }
+}
+
 /// The addresses at the head of a line of `/proc/PID/maps`.
 fn range(line: &str) -> Option<(usize, usize)> {
     let (start, end) = line.split(' ').next()?.split_once('-')?;

@@ -91,8 +91,9 @@ fn asked_v6(ctx: &SockAddrContext) -> Address {
 fn translate(ctx: &SockAddrContext, address: Address) -> Option<Destination> {
     let asked = ctx.sock_addr;
     // SAFETY: the context is valid for the program's run.
-    let (kind, protocol, port) =
-        unsafe { (read(&raw const (*asked).type_), read(&raw const (*asked).protocol), read(&raw const (*asked).user_port)) };
+    let (kind, protocol, port) = unsafe {
+        (read(&raw const (*asked).type_), read(&raw const (*asked).protocol), read(&raw const (*asked).user_port))
+    };
     if kind != SOCK_STREAM || protocol != TCP {
         return None;
     }

@@ -40,7 +40,11 @@ pub(super) fn told(lab: &Lab, to: SocketAddr) -> Result<()> {
 
 /// Servers that say their names.
 fn named<'a>(lab: &'a Lab, names: &[&'static str]) -> Vec<(&'a str, Server)> {
-    names.iter().map(|name| (*name, lab.pod(name).greet(APP, name))).filter_map(|(name, server)| Some((name, server.ok()?))).collect()
+    names
+        .iter()
+        .map(|name| (*name, lab.pod(name).greet(APP, name)))
+        .filter_map(|(name, server)| Some((name, server.ok()?)))
+        .collect()
 }
 
 /// Whom so many connections reach.

@@ -129,11 +129,8 @@ pub(super) fn labelled(cluster: &Cluster) -> Result<()> {
     // That a server is ready is not yet known to every node's kube-proxy.
     for number in 0..PAIRS {
         let (client, server) = pair(number);
-        for port in [80, IPERF, IDLE] {
-            let to = format!("telnet://{server}:{port}");
-            let ask = ["sh", "-c", &format!("curl -sS --connect-timeout 1 {to} < /dev/null")];
-            eventually(SOON, || exec(cluster, (NAMESPACE, &client), "fresh", &ask))?;
-        }
+        let ask = ["curl", "-sS", "--max-time", "1", "-o", "/dev/null", &format!("http://{server}/")];
+        eventually(SOON, || exec(cluster, (NAMESPACE, &client), "fresh", &ask))?;
     }
     tell(cluster, "/tmp/go", &["keep", "bulk", "idle", "fresh"])?;
     thread::sleep(WHILE);

@@ -30,7 +30,8 @@ impl Program {
         let place = directory.join(name);
         fs::create_dir_all(&place)?;
         let words = machine.words("sh");
-        let doors = cgroup::doors(group).iter().map(|door| format!("echo 0 > {} && ", door.display())).collect::<String>();
+        let doors =
+            cgroup::doors(group).iter().map(|door| format!("echo 0 > {} && ", door.display())).collect::<String>();
         let join = format!("{doors}exec \"$@\"");
         let daemon = Daemon::at(name, machine.home(), place, "env".into());
         let daemon = daemon.args(words).args(["-c", &join, "join", name]).args(arguments);

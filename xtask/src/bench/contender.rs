@@ -70,12 +70,7 @@ impl Contender {
         }
     }
 
-    fn new(
-        who: Who,
-        carrier: Carrier,
-        (agent, same_node): (&Path, Option<&str>),
-        targets: &[Target],
-    ) -> Result<Self> {
+    fn new(who: Who, carrier: Carrier, (agent, same_node): (&Path, Option<&str>), targets: &[Target]) -> Result<Self> {
         // A log line per connection is what a log is for, but writing it is not what is measured here.
         let topology = Topology::new()
             .pod(Pod::new("client", "n1"))
@@ -199,7 +194,7 @@ impl Contender {
         }
     }
 
-    fn pids(&self) -> Vec<u32> {
+    pub(super) fn pids(&self) -> Vec<u32> {
         match &self.carrier {
             Carrier::Kernel => Vec::new(),
             Carrier::Agents => self.lab.nodes().iter().filter_map(|node| node.agent().pid()).collect(),

@@ -130,7 +130,7 @@ impl Turn<'_> {
 }
 
 /// A figure within a line: the title of the line's measurement says the rest.
-fn in_words(row: Row, value: f64) -> String {
+pub(super) fn in_words(row: Row, value: f64) -> String {
     let look = row.look();
     let prefix = match row {
         Row::RoundTripMedian => "p50 ",

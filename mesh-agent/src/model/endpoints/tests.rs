@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Endpoints, NoEndpoint, Purpose};
+use super::{Endpoints, NoEndpoint, Purpose, Share};
 use crate::model::balance::{LoadBalancing, Mode, Scope, Vantage};
 use crate::model::service::{Ports, Service, ServiceKey};
 use crate::model::workload::{AppTunnel, AppTunnelProtocol};
@@ -41,13 +41,29 @@ fn shares_follow_the_weights() {
         for _ in 0..draws {
             *seen.entry(pick(&endpoints, &client, random.u64(..)).unwrap()).or_default() += 1.0;
         }
+        let made = made_up(&endpoints, &client);
         let total: u32 = weights.iter().sum();
         for (index, weight) in weights.iter().enumerate() {
             let expected = f64::from(*weight) / f64::from(total);
             let got = seen.get(&format!("{index} 8080")).copied().unwrap_or_default() / f64::from(draws);
             assert!((got - expected).abs() < 0.01 + expected * 0.05, "{weights:?}: {index} got {got}, not {expected}");
+            let made = made.get(&format!("{index} 8080")).copied().unwrap_or_default();
+            assert!((made - expected).abs() < 1e-6, "{weights:?}: {index} has {made}, not {expected}");
         }
     }
+}
+
+/// What each endpoint gets, by the columns.
+fn made_up(endpoints: &Endpoints, client: &Workload) -> HashMap<String, f64> {
+    let shares = endpoints.shares(80, client);
+    let own = |share: &Share| pick(endpoints, client, share.draw).unwrap();
+    let mut made = HashMap::new();
+    for share in &shares {
+        let part = f64::from(share.own) / 2_f64.powi(32);
+        *made.entry(own(share)).or_default() += part / shares.len() as f64;
+        *made.entry(own(&shares[share.alias as usize])).or_default() += (1.0 - part) / shares.len() as f64;
+    }
+    made
 }
 
 #[test]

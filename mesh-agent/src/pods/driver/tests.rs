@@ -199,7 +199,8 @@ struct Node {
 
 impl Node {
     fn start(paper: Paper, on_shutdown: OnShutdown, drain: Duration, desired: &[Arc<PodSpec>]) -> Self {
-        let settings = Settings { on_shutdown, drain, withdrawal: Some(drain), linger: Duration::ZERO, retry: Retry::default() };
+        let settings =
+            Settings { on_shutdown, drain, withdrawal: Some(drain), linger: Duration::ZERO, retry: Retry::default() };
         Self::start_as(settings, paper, desired)
     }
 

@@ -66,7 +66,15 @@ impl Carried {
         granted.used.set(true);
         granted.open.send_modify(|open| *open += 1);
         let since = Instant::now();
-        Self { opened: event.opened, since, granted: Rc::clone(granted), source, destination, to_server: 0, to_client: 0 }
+        Self {
+            opened: event.opened,
+            since,
+            granted: Rc::clone(granted),
+            source,
+            destination,
+            to_server: 0,
+            to_client: 0,
+        }
     }
 
     fn count(&mut self, now: &DirectFlow) {
@@ -195,8 +203,7 @@ impl Shortcuts {
     }
 
     fn look(&self, kernel: &Arc<dyn Kernel>) {
-        let timed_out =
-            |to| error::outcome(&Err(Error::ConnectTimeout { to, hint: ", the server did not answer" }));
+        let timed_out = |to| error::outcome(&Err(Error::ConnectTimeout { to, hint: ", the server did not answer" }));
         let (mut over, mut given_up) = (Vec::new(), Vec::new());
         for (flow, carried) in &mut *self.flows.borrow_mut() {
             let Some(now) = kernel.flow(flow).filter(|now| now.opened == carried.opened) else {

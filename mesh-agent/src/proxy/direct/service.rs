@@ -19,8 +19,7 @@ pub(in crate::proxy) fn offer(pod: &Rc<Pod>, OrigDst(to): OrigDst) {
     let Some(kernel) = pod.shortcuts.kernel.as_ref().filter(|kernel| kernel.translates() && by_programs(pod)) else {
         return;
     };
-    let key =
-        ServiceKey { client: pod.netns_cookie, address: address(to.ip()), port: to.port(), reserved: [0; 3] };
+    let key = ServiceKey { client: pod.netns_cookie, address: address(to.ip()), port: to.port(), reserved: [0; 3] };
     if pod.shortcuts.services.borrow_mut().insert(key) {
         let asked = Asked { shortcuts: Rc::clone(&pod.shortcuts), key };
         pod.tasks.spawn_local(keep(Rc::clone(pod), Arc::clone(kernel), to, asked));

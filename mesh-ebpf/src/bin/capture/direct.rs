@@ -3,8 +3,8 @@
 
 use core::ptr::read_volatile;
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
@@ -167,12 +167,7 @@ pub fn carry(config: &PodConfig, flow: &Flow, segment: Segment) -> Carried {
 /// # Safety
 /// `entry` must be a value of `flows`, and `passed` the part of it that is the sender's.
 #[inline(always)]
-unsafe fn pass(
-    entry: *mut DirectFlow,
-    key: &FlowKey,
-    passed: *mut Passed,
-    (flags, segment): (u8, Segment),
-) -> Carried {
+unsafe fn pass(entry: *mut DirectFlow, key: &FlowKey, passed: *mut Passed, (flags, segment): (u8, Segment)) -> Carried {
     // SAFETY: the caller's.
     unsafe {
         if !in_force(slot(entry)) {
@@ -195,10 +190,7 @@ unsafe fn pass(
 unsafe fn is_over(entry: *const DirectFlow) -> bool {
     // SAFETY: the caller's.
     unsafe {
-        ended(
-            read_volatile(&raw const (*entry).to_server.flags),
-            read_volatile(&raw const (*entry).to_client.flags),
-        )
+        ended(read_volatile(&raw const (*entry).to_server.flags), read_volatile(&raw const (*entry).to_client.flags))
     }
 }
 
