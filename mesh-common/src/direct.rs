@@ -225,7 +225,8 @@ pub struct Event {
 impl Event {
     /// Reads what a program wrote on this machine.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let (local, rest) = bytes.split_first_chunk()?;
+        let whole: &[u8; size_of::<Self>()] = bytes.first_chunk()?;
+        let (local, rest) = whole.split_first_chunk()?;
         let (remote, rest) = rest.split_first_chunk()?;
         let (local_port, rest) = rest.split_first_chunk()?;
         let (remote_port, rest) = rest.split_first_chunk()?;

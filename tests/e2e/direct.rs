@@ -34,6 +34,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::shared("only_what_was_granted", &DIRECT, permitted::only),
     Case::shared("a_policy_change_closes_open_connections", &DIRECT, permitted::denied),
     Case::shared("a_lost_allowance_closes_open_connections", &DIRECT, permitted::lost),
+    Case::shared("a_listener_outlives_what_it_took", &DIRECT, permitted::half_gone),
     Case::shared("a_stricter_namespace", &DIRECT, permitted::stricter),
     Case::fresh("no_room", narrow, carried::full),
     Case::fresh("a_revoked_certificate_cuts_its_holder_off", certified, permitted::revoked),

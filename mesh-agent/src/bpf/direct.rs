@@ -35,7 +35,7 @@ pub struct Direct {
     lease: Mutex<Array<MapData, u64>>,
     events: Mutex<RingBuf<MapData>>,
     /// What a former agent's programs carried: it has lost its permission, and its ends are to hear of it.
-    former: Vec<(FlowKey, DirectFlow)>,
+    former: Mutex<Vec<(u64, FlowKey)>>,
 }
 
 struct Grants {
@@ -68,7 +68,7 @@ impl Direct {
             flows: Mutex::new(take(&mut object, names::FLOWS)?),
             lease: Mutex::new(take(&mut object, names::LEASE)?),
             events: Mutex::new(take(&mut object, names::EVENTS)?),
-            former,
+            former: Mutex::new(former),
         })
     }
 
@@ -90,10 +90,12 @@ impl Direct {
         lock(&self.lease).set(0, &until, 0).map_err(|cause| BpfError::Map { name: names::LEASE, cause })
     }
 
-    /// What has happened since the last time.
-    pub fn events(&self) -> Vec<Event> {
+    /// What has happened since the last time, at most so much.
+    pub fn events(&self, most: usize) -> Vec<Event> {
         let (mut ring, mut events) = (lock(&self.events), Vec::new());
-        while let Some(item) = ring.next() {
+        while events.len() < most
+            && let Some(item) = ring.next()
+        {
             events.extend(Event::read(&item));
         }
         events
@@ -150,11 +152,9 @@ impl Direct {
         }
     }
 
-    /// What a former agent's programs carried from or to a namespace, as seen in there.
+    /// What a former agent's programs carried from or to a namespace, as seen in there. It is told once.
     pub fn former(&self, netns: u64) -> Vec<FlowKey> {
-        let mirrored = |key: &FlowKey| FlowKey::of(key.remote(), key.local());
-        let ends = self.former.iter().flat_map(|(key, flow)| [(flow.client, *key), (flow.server, mirrored(key))]);
-        ends.filter(|(end, _)| *end == netns).map(|(_, key)| key).collect()
+        lock(&self.former).extract_if(.., |(end, _)| *end == netns).map(|(_, key)| key).collect()
     }
 }
 
@@ -213,10 +213,12 @@ pub fn remove(pins: &Path) -> Result<(), BpfError> {
 }
 
 /// Another layout's cannot be read, and its programs end with its pins.
-fn former(pins: &Path) -> Vec<(FlowKey, DirectFlow)> {
+fn former(pins: &Path) -> Vec<(u64, FlowKey)> {
     let Ok(map) = MapData::from_pin(pins.join(names::FLOWS)) else { return Vec::new() };
     let Ok(map) = HashMap::<MapData, FlowKey, DirectFlow>::try_from(Map::HashMap(map)) else { return Vec::new() };
-    map.iter().flatten().filter(|(_, flow)| !flow.ended()).collect()
+    let mirrored = |key: &FlowKey| FlowKey::of(key.remote(), key.local());
+    let open = map.iter().flatten().filter(|(_, flow)| !flow.ended());
+    open.flat_map(|(key, flow)| [(flow.client, key), (flow.server, mirrored(&key))]).collect()
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, BpfError> {

@@ -21,6 +21,8 @@ use crate::sys::thread;
 /// How often the kernel is looked at while something happens, and otherwise. Each look renews the promise.
 const BUSY: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_millis(100);
+/// Events of one look.
+const BATCH: usize = 2048;
 
 /// Interfaces behind which a pod of this node is, and no wire.
 const WITHIN: [&str; 3] = ["veth", "bridge", "netkit"];
@@ -105,16 +107,24 @@ fn told(result: Result<(), BpfError>) {
     }
 }
 
-/// Follows the kernel until the shards have ended; without a further sign of life it stops within a second.
+/// Follows the kernel until the shards have ended. The promise is renewed only when all shards have taken what they were told
+/// last: one that has died, or is stuck, takes no permission back. What they cannot keep up with stays in the kernel's ring,
+/// and a full ring leaves new connections to the agent.
 pub(super) fn follow(direct: Arc<Direct>, shards: Shards) -> anyhow::Result<()> {
     direct.renew()?;
     let run = move || {
+        let taken = Arc::new(());
         loop {
-            told(direct.renew());
-            let events = direct.events();
-            let wait = if events.is_empty() { IDLE } else { BUSY };
-            if shards.carried(events).is_err() {
-                return;
+            let mut wait = BUSY;
+            if Arc::strong_count(&taken) == 1 {
+                told(direct.renew());
+                let events = direct.events(BATCH);
+                if events.is_empty() {
+                    wait = IDLE;
+                }
+                if shards.carried(events, &taken).is_err() {
+                    return;
+                }
             }
             std::thread::sleep(wait);
         }

@@ -28,12 +28,25 @@ pub(super) enum Seen {
     Loopback,
 }
 
+/// From which ports the application is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ports {
+    Any,
+    /// From such as clients do not get by themselves, where their own packets reach the application as well.
+    Apart,
+}
+
 /// Connects to the application that the permit names: nothing else can be dialled inbound.
-pub(super) async fn application(netns: &Netns, permit: &Permit, seen: Seen) -> Result<TcpStream, Error> {
+pub(super) async fn application(
+    netns: &Netns,
+    permit: &Permit,
+    (seen, ports): (Seen, Ports),
+) -> Result<TcpStream, Error> {
     let target = permit.target();
     let (source, target) = match seen {
         // A client that is the pod itself needs no other source.
         Seen::Client(ip) if ip == target.ip() => (Source::Own, target),
+        Seen::Client(ip) if ports == Ports::Apart => (Source::Apart(ip), target),
         Seen::Client(ip) => (Source::Of(ip), target),
         Seen::Loopback => (Source::Own, SocketAddr::new(loopback(target.ip()), target.port())),
     };

@@ -110,7 +110,9 @@ fn straight(pod: &Pod, source: &Workload, to: &Neighbour) -> Option<(Route, Neig
     let trip = Trip { source, to: OrigDst(to.target), draw: 0, names: &no_names };
     let route = route(&pod.world(), &trip).ok()?;
     let found = joined::neighbour(pod, (source, to.client), &route)?;
-    let same = Rc::ptr_eq(&found.pod, &to.pod)
+    // What is behind an application tunnel gets connections at one port, and with a header.
+    let same = found.workload.app_tunnel.is_none()
+        && Rc::ptr_eq(&found.pod, &to.pod)
         && (found.target, found.client, found.mode) == (to.target, to.client, SameNode::Direct);
     same.then_some((route, found))
 }

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{self, Role};
-use super::dial::{self, Seen};
+use super::dial::{self, Ports, Seen};
 use super::error::{Error, outcome};
 use super::far::Far;
 use super::pod::Pod;
@@ -57,7 +57,8 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let Ok(place) = pod.handshakes.try_acquire() else {
         return refuse(Reporter::Destination, peer, dialled, "too many handshakes at once");
     };
-    let (tls, proven, dialled) = match handshake(&pod, tcp).await {
+    let shaken = pod.cut.run_until_cancelled(handshake(&pod, tcp)).await.unwrap_or(Err(Error::Cut));
+    let (tls, proven, dialled) = match shaken {
         Ok(open) => open,
         Err(error) => return refuse(Reporter::Destination, peer, dialled, &error.to_string()),
     };
@@ -242,7 +243,12 @@ pub(super) fn ends(pod: &Pod, tunnel: &Tunnel, request: &Request, (said, securit
 }
 
 /// Asks for a permit, and connects to the application that it names, which sees the client as `seen`.
-pub(super) async fn reach(pod: &Pod, question: &Question, seen: Seen, record: &Record) -> Result<TcpStream, Error> {
+pub(super) async fn reach(
+    pod: &Pod,
+    question: &Question,
+    seen: (Seen, Ports),
+    record: &Record,
+) -> Result<TcpStream, Error> {
     let world = pod.world();
     question.try_out(&world);
     let permit = question.ask(&world)?;
@@ -264,7 +270,7 @@ async fn carry(
     let app = tokio::select! {
         biased;
         () = tunnel.far.revoked.cancelled() => return Err(Error::PeerRevoked),
-        app = reach(pod, &request.question, request.delivery.source(), record) => app,
+        app = reach(pod, &request.question, (request.delivery.source(), Ports::Any), record) => app,
         () = incoming.abandoned() => return Err(Error::Abandoned),
     };
     let app = match app {

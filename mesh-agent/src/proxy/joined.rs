@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::copy::{self, Count, reset_on_close};
+use super::dial::Ports;
 use super::direct;
 use super::error::{Error, outcome};
 use super::far::Far;
@@ -32,7 +33,7 @@ const GOOD_FOR: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Neighbour {
     pub(super) pod: Rc<Pod>,
-    workload: Arc<Workload>,
+    pub(super) workload: Arc<Workload>,
     leg: Leg,
     /// Where the bytes go.
     pub(super) target: SocketAddr,
@@ -72,7 +73,6 @@ pub(super) async fn carry(
     record: &Record,
 ) -> Result<(), Error> {
     let met = pod.acquaintances.meet(pod, &source.identity, to).await?;
-    direct::offer(pod, source, to);
     let there = &*to.pod;
     let _busy = there.tasks.busy();
     let tunnel = Tunnel { peer: to.client, far: Rc::clone(&met.client), dialled: to.leg.next_hop.0 };
@@ -87,7 +87,7 @@ pub(super) async fn carry(
     let said = http::HeaderMap::new();
     let theirs = Record::open(&there.books, inbound::ends(there, &tunnel, &request, (&said, Security::Local)));
     let records = Both(record, &theirs);
-    let journey = join(there, (tcp, &met), &request, &records);
+    let journey = join((pod, source, to), (tcp, &met), &request, &records);
     let result = there.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
     theirs.finish(outcome(&result));
     match result {
@@ -100,13 +100,17 @@ pub(super) async fn carry(
 
 /// Reaches the application and moves the bytes, as long as everything that allowed it holds.
 async fn join(
-    there: &Pod,
+    (pod, source, to): (&Rc<Pod>, &Arc<Workload>, &Neighbour),
     (tcp, met): (&TcpStream, &Acquaintance),
     request: &inbound::Request,
     records: &Both<'_>,
 ) -> Result<(), Error> {
+    let there = &*to.pod;
     let mut worlds = there.verdicts.clone();
-    let app = inbound::reach(there, &request.question, request.delivery.source(), records.1).await?;
+    let seen = request.delivery.source();
+    let ports = if to.mode == SameNode::Direct { Ports::Apart } else { Ports::Any };
+    let app = inbound::reach(there, &request.question, (seen, ports), records.1).await?;
+    direct::offer(pod, source, to);
     if let Delivery::Announced(_, header) = &request.delivery {
         copy::say_first(&app, header).await?;
     }

@@ -8,7 +8,7 @@ use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 
 use super::copy::{self, reset_on_close};
-use super::dial::Seen;
+use super::dial::{Ports, Seen};
 use super::error::{Error, outcome};
 use super::inbound;
 use super::outbound::early;
@@ -71,7 +71,7 @@ fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
 
 async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
     let mut worlds = pod.verdicts.clone();
-    let app = inbound::reach(pod, question, Seen::Client(question.peer.address.ip()), record).await?;
+    let app = inbound::reach(pod, question, (Seen::Client(question.peer.address.ip()), Ports::Any), record).await?;
     tokio::select! {
         result = copy::relay(tcp, &app, record) => Ok(result?),
         denied = question.until_denied(&mut worlds) => {

@@ -131,7 +131,8 @@ enum Order {
     Serve(LocalPod, PodListeners, oneshot::Sender<io::Result<()>>),
     Retire(Arc<str>, Leave, oneshot::Sender<()>),
     Ask(Ask),
-    Carried(Vec<Event>),
+    /// The token is let go when they have been taken.
+    Carried(Vec<Event>, Arc<()>),
     Stop,
 }
 
@@ -231,15 +232,16 @@ impl Shards {
         answers
     }
 
-    /// Tells the shards of connections that the kernel carries: each hears of those that it has granted.
-    pub fn carried(&self, events: Vec<Event>) -> io::Result<()> {
+    /// Tells the shards of connections that the kernel carries: each hears of those that it has granted, and all are told, so
+    /// that it is seen whether they live.
+    pub fn carried(&self, events: Vec<Event>, token: &Arc<()>) -> io::Result<()> {
         let mut sorted: Vec<Vec<Event>> = self.doors.iter().map(|_| Vec::new()).collect();
         let count = self.doors.len();
         for event in events {
             sorted[event.slot.index as usize % count].push(event);
         }
-        let mut told = self.doors.iter().zip(sorted).filter(|(_, events)| !events.is_empty());
-        told.try_for_each(|(door, events)| send(door, Order::Carried(events)))
+        let mut told = self.doors.iter().zip(sorted);
+        told.try_for_each(|(door, events)| send(door, Order::Carried(events, Arc::clone(token))))
     }
 
     /// Ends the shards' threads; pods that were not retired are cut.
@@ -316,7 +318,10 @@ async fn run(
                 }));
             }
             Order::Ask(ask) => ask(&shared.books),
-            Order::Carried(events) => shared.shortcuts.take(&events),
+            Order::Carried(events, taken) => {
+                shared.shortcuts.take(&events);
+                drop(taken);
+            }
             Order::Stop => return,
         }
     }

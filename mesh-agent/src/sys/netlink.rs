@@ -133,6 +133,8 @@ pub fn destroy(connection: Connection) -> io::Result<()> {
     const DESTROY: u16 = 21;
     /// `INET_DIAG_NOCOOKIE` (linux/inet_diag.h): the addresses are name enough.
     const NO_COOKIE: [u8; 8] = [0xff; 8];
+    /// `TCP_LISTEN` (net/tcp_states.h).
+    const LISTEN: u8 = 10;
     let Connection { local, remote } = connection;
     let (family, blank) = match local {
         SocketAddr::V4(_) => (AF_INET, SocketId::new_v4()),
@@ -146,9 +148,28 @@ pub fn destroy(connection: Connection) -> io::Result<()> {
         cookie: NO_COOKIE,
         ..blank
     };
-    let (states, extensions) = (StateFlags::all(), ExtensionFlags::empty());
-    let ask = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
-    match request_as(Some(DESTROY), NETLINK_SOCK_DIAG, SockDiagMessage::InetRequest(ask), NLM_F_ACK, |_| {}) {
+    let about = |socket_id| {
+        let (states, extensions) = (StateFlags::all(), ExtensionFlags::empty());
+        InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id }
+    };
+    // Where there is no such connection, the kernel takes the listener that it would come to, which must not be ended.
+    let mut found = None;
+    let collect = |message: SockDiagMessage| {
+        if let SockDiagMessage::InetResponse(response) = message {
+            let (id, state) = (&response.header.socket_id, response.header.state);
+            let same = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port) == remote;
+            found = (state != LISTEN && same).then_some(id.cookie);
+        }
+    };
+    let looked = request(NETLINK_SOCK_DIAG, SockDiagMessage::InetRequest(about(socket_id.clone())), NLM_F_ACK, collect);
+    gone_is_fine(looked)?;
+    let Some(cookie) = found else { return Ok(()) };
+    let ask = SockDiagMessage::InetRequest(about(SocketId { cookie, ..socket_id }));
+    gone_is_fine(request_as(Some(DESTROY), NETLINK_SOCK_DIAG, ask, NLM_F_ACK, |_| {}))
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         result => result,
     }
@@ -215,4 +236,28 @@ fn take_datagram<M: NetlinkDeserializable>(datagram: &[u8], each: &mut impl FnMu
         at += length.next_multiple_of(4).max(16);
     }
     Ok(Rest::More)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::{Connection, destroy};
+
+    #[test]
+    fn ending_a_connection_that_has_ended_leaves_its_listener_alone() {
+        for place in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(place).unwrap();
+            let local = listener.local_addr().unwrap();
+            let remote = {
+                let gone = TcpStream::connect(local).unwrap();
+                gone.local_addr().unwrap()
+            };
+            drop(listener.accept().unwrap());
+            let other = std::net::SocketAddr::new(remote.ip(), remote.port() ^ 1);
+            destroy(Connection { local, remote: other }).unwrap();
+            let _stream = TcpStream::connect(local).expect("somebody still listens");
+            listener.accept().unwrap();
+        }
+    }
 }

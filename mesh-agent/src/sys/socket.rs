@@ -82,13 +82,25 @@ pub enum Source {
     Own,
     /// This address, though it is not local (port chosen by the kernel when it connects).
     Of(IpAddr),
+    /// The same, from a port that no client has been given by its own kernel, as these are usually set.
+    Apart(IpAddr),
 }
+
+/// Ports above those that Linux gives to clients by itself (`net.ipv4.ip_local_port_range`), the lowest one in the lower half
+/// (`IP_LOCAL_PORT_RANGE`, ip(7), Linux 6.3).
+const APART: u32 = 61000 | 65535 << 16;
+/// linux/in.h
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 /// Starts a non-blocking connect to `to` in the thread's namespace. The socket carries the agent's mark.
 pub fn start_connect(source: Source, to: SocketAddr) -> io::Result<std::net::TcpStream> {
     let socket = new_socket(to.ip())?;
-    if let Source::Of(ip) = source {
+    if let Source::Of(ip) | Source::Apart(ip) = source {
         set_transparent(&socket, ip)?;
+        if let Source::Apart(_) = source {
+            // An older kernel draws from all; the two then meet about once in thirty thousand connections.
+            set_option(&socket, libc::SOL_IP, IP_LOCAL_PORT_RANGE, APART).ok();
+        }
         // The port is drawn at connect time from the whole 4-tuple, so one client can have more than 64k connections.
         turn_on(&socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
         socket.bind(&SocketAddr::new(ip, 0).into())?;
@@ -169,18 +181,21 @@ fn set_transparent(socket: &Socket, family_of: IpAddr) -> io::Result<()> {
 }
 
 /// Sets a boolean socket option that socket2 has no wrapper for.
-#[expect(unsafe_code, reason = "setsockopt(2) without a wrapper")]
 fn turn_on(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    set_option(socket, level, option, 1)
+}
+
+#[expect(unsafe_code, reason = "setsockopt(2) without a wrapper")]
+fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: u32) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for as long as `socket` lives, and the option value is a c_int of the given size.
+    // SAFETY: the descriptor is open for as long as `socket` lives, and the option value is an integer of the given size.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            (&raw const value).cast(),
+            size_of::<u32>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -100,7 +100,7 @@ fn translate(ctx: &SockAddrContext, address: Address) -> Option<Destination> {
     // SAFETY: a plain helper call on the program's context.
     let client = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let key = ServiceKey { client, address, port: u16::from_be(port as u16), reserved: [0; 3] };
-    let served = SERVICES.get_ptr(&key)?;
+    let Some(served) = SERVICES.get_ptr(&key) else { return untranslated(ctx) };
     // SAFETY: a value stays readable while the program runs; two plain helper calls.
     let to = unsafe { (*served).draw(bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
     let wanted = Destination { address, port: key.port, reserved: [0; 3] };
@@ -109,6 +109,16 @@ fn translate(ctx: &SockAddrContext, address: Address) -> Option<Destination> {
     // A full map evicts its oldest, which costs a record its service's name.
     let _ = TRANSLATED.insert(&socket, &wanted, 0);
     Some(to)
+}
+
+/// A socket that connects anew, to somewhere else, has that for its peer.
+#[inline(always)]
+fn untranslated(ctx: &SockAddrContext) -> Option<Destination> {
+    // SAFETY: a plain helper call on the program's context.
+    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // That there is no entry is the rule.
+    let _ = TRANSLATED.remove(&socket);
+    None
 }
 
 #[inline(always)]

@@ -77,6 +77,30 @@ pub(super) fn lost(lab: &Lab) -> Result<()> {
     lab.publish(World::clear_policies).map(drop)
 }
 
+/// A server that has closed its end, and waits for its client no longer, has nothing that could be ended but its listener.
+pub(super) fn half_gone(lab: &Lab) -> Result<()> {
+    let server = lab.pod("server");
+    let to = server.at4(APP + 2);
+    let application = server.echo(APP + 2)?;
+    drop(direct(lab, "bob", to)?);
+    drop(application);
+    server.set_sysctls(&[("net.ipv4.tcp_fin_timeout", "1")])?;
+    let _application = server.serve(APP + 2, |stream, _| mesh_e2e::server::say(stream, "bye"))?;
+    let left = lab.pod("bob").connect(to)?;
+    ensure!(ending(&left, PATIENCE)? == mesh_e2e::socket::Ending::Fin, "the server does not close");
+    eventually(PATIENCE, || {
+        let open = server.output("ss", ["-Htn", "state", "all", "sport", "=", &format!(":{}", APP + 2)])?;
+        ensure!(open.lines().all(|line| line.starts_with("LISTEN")), "{open}");
+        Ok(())
+    })?;
+    lab.publish(|world| world.authorize(DENY_ALL))?;
+    lab.publish(World::clear_policies)?;
+    let anew = lab.pod("bob").connect(to)?;
+    ensure!(ending(&anew, PATIENCE)? == mesh_e2e::socket::Ending::Fin, "nobody listens any more");
+    drop(left);
+    Ok(())
+}
+
 /// Pods of a namespace that does not want it are joined by the agent, whoever talks to them.
 pub(super) fn stricter(lab: &Lab) -> Result<()> {
     let to = lab.pod("strict").at4(APP);

@@ -18,6 +18,7 @@ use crate::proxy::inbound::{self, Tunnel};
 use crate::proxy::joined::{Acquaintance, Neighbour};
 use crate::proxy::outbound;
 use crate::proxy::pod::Pod;
+use crate::proxy::proxy_protocol::Delivery;
 use crate::proxy::record::{Ends, Outcome, Security};
 use crate::proxy::revoke::Question;
 
@@ -81,6 +82,8 @@ enum Refused {
     Error(Error),
     /// The other shard has granted it, or there is no room.
     Taken,
+    /// The application is not reached as its clients ask for it.
+    Elsewhere,
 }
 
 impl Pair {
@@ -90,6 +93,9 @@ impl Pair {
         let tunnel = Tunnel { peer: to.client, far: Rc::clone(&met.client), dialled: to.target };
         let asked = inbound::Asked { authority: Authority::Address(to.target), service_host: None };
         let request = inbound::understand(server, &tunnel, asked).await.map_err(Refused::Error)?;
+        if request.question.target != to.target || !matches!(request.delivery, Delivery::FromClient(_)) {
+            return Err(Refused::Elsewhere);
+        }
         let permit = request.question.ask(&server.world()).map_err(|denied| Refused::Error(denied.into()))?;
         let policy = permit.policy().cloned();
         let ends = [
@@ -106,7 +112,7 @@ impl Pair {
             policy,
             ends,
             open: watch::Sender::new(0),
-            used: Cell::new(true),
+            used: Cell::new(false),
             over: RefCell::default(),
         };
         Ok((granted, met))
@@ -172,16 +178,20 @@ impl Granted {
         mut met: Rc<Acquaintance>,
     ) -> (Rc<Acquaintance>, Result<(), Error>) {
         loop {
-            let again = met.until.saturating_duration_since(Instant::now());
+            let again = met.until.saturating_duration_since(Instant::now()).max(LATE);
+            let shown = async {
+                tokio::time::sleep(again).await;
+                pair.meet().await
+            };
             let result = tokio::select! {
                 biased;
                 error = self.over(&met) => Err(error),
                 () = self.client.leaving.cancelled() => Ok(()),
                 () = self.server.leaving.cancelled() => Ok(()),
                 () = pair.unrouted() => Ok(()),
-                () = tokio::time::sleep(again) => {
+                shown = shown => {
                     let needed = self.used.replace(false) || *self.open.borrow() > 0;
-                    match pair.meet().await {
+                    match shown {
                         Ok(anew) if needed => {
                             met = anew;
                             continue;

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_coarse_n
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
-use mesh_common::classify::Flow;
+use mesh_common::classify::{Flow, SYN};
 use mesh_common::direct::{
     Destination, DirectFlow, EVENTS_BYTES, Event, Grant, GrantKey, Happened, MAX_FLOWS, MAX_GRANTS, MAX_TRANSLATED,
     Passed, Segment, Slot, ended, holds,
@@ -79,11 +79,11 @@ pub fn vouch(ctx: &TcContext, config: &PodConfig, flow: &Flow, segment: Segment)
         port: flow.destination_port,
         reserved: [0; 3],
     };
-    let Some(grant) = GRANTS.get_ptr(&*asked) else { return Vouched::No };
+    let Some(grant) = GRANTS.get_ptr(&*asked) else { return forgotten(key, config, Vouched::No) };
     // SAFETY: a value stays readable while the program runs.
     let Grant { server, slot } = unsafe { *grant };
     if !in_force(slot) {
-        return Vouched::No;
+        return forgotten(key, config, Vouched::No);
     }
     // SAFETY: a plain helper call.
     let opened = unsafe { bpf_ktime_get_ns() };
@@ -96,7 +96,7 @@ pub fn vouch(ctx: &TcContext, config: &PodConfig, flow: &Flow, segment: Segment)
         to_client: Passed { bytes: 0, packets: 0, next: 0, flags: 0 },
     };
     if FLOWS.insert(key, &*fresh, NEW).is_err() {
-        if is_repeated(key, config) {
+        if is_repeated(key, config, fresh.to_server.next) {
             return Vouched::Yes;
         }
         // Another connection had the addresses, or there is no room.
@@ -109,15 +109,57 @@ pub fn vouch(ctx: &TcContext, config: &PodConfig, flow: &Flow, segment: Segment)
     if tell(key, (Happened::Opened, opened, slot), socket) { Vouched::Yes } else { unwritten(key) }
 }
 
-/// Whether the packet opens a connection that is written down already, and that nobody has answered yet.
+/// Whether the packet opens a connection that is written down already: it is sent again.
 #[inline(always)]
-fn is_repeated(key: &FlowKey, config: &PodConfig) -> bool {
+fn is_repeated(key: &FlowKey, config: &PodConfig, next: u32) -> bool {
     let Some(entry) = FLOWS.get_ptr(key) else { return false };
     // SAFETY: a value stays readable while the program runs.
-    let (client, answer, slot) = unsafe {
-        (read_volatile(&raw const (*entry).client), read_volatile(&raw const (*entry).to_client.flags), slot(entry))
+    let (client, known, slot, over) = unsafe {
+        (
+            read_volatile(&raw const (*entry).client),
+            read_volatile(&raw const (*entry).to_server.next),
+            slot(entry),
+            is_over(entry),
+        )
     };
-    client == config.netns && answer == 0 && in_force(slot)
+    client == config.netns && known == next && !over && in_force(slot)
+}
+
+/// A connection that goes another way must not meet what was written of an earlier one with its addresses.
+#[inline(always)]
+fn forgotten(key: &FlowKey, config: &PodConfig, vouched: Vouched) -> Vouched {
+    if let Some(entry) = FLOWS.get_ptr(key) {
+        // SAFETY: a value stays readable while the program runs.
+        if unsafe { read_volatile(&raw const (*entry).client) } == config.netns {
+            let _ = FLOWS.remove(key);
+        }
+    }
+    vouched
+}
+
+/// The same for one that nobody asks about.
+#[inline(never)]
+pub fn forget(config: &PodConfig, flow: &Flow) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: nobody else has it while the program runs.
+    let key = unsafe { &mut (*scratch).key };
+    *key = flow.as_sender();
+    forgotten(key, config, Vouched::No);
+}
+
+/// Whether a packet answers a connection of the pod's that its server has not answered: somebody else has got what was meant
+/// for the server.
+#[inline(never)]
+pub fn is_foreign_answer(config: &PodConfig, flow: &Flow) -> bool {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return true };
+    // SAFETY: nobody else has it while the program runs.
+    let key = unsafe { &mut (*scratch).key };
+    *key = flow.as_receiver();
+    let Some(entry) = FLOWS.get_ptr(&*key) else { return false };
+    // SAFETY: a value stays readable while the program runs.
+    let (client, answer) =
+        unsafe { (read_volatile(&raw const (*entry).client), read_volatile(&raw const (*entry).to_client.flags)) };
+    client == config.netns && answer & SYN as u32 == 0
 }
 
 /// Nobody would make a record of it.

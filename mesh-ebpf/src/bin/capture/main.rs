@@ -18,7 +18,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use aya_ebpf::programs::{SkLookupContext, TcContext};
 use aya_log_ebpf::debug;
 use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, OUTBOUND_PORT};
-use mesh_common::classify::{self, Egress, Flow, Ingress};
+use mesh_common::classify::{self, ACK, Egress, Flow, Ingress, SYN};
 use mesh_common::direct::Segment;
 use mesh_common::maps::{Counter, FlowKey, ListenerIndex, PodConfig};
 use mesh_ebpf::act::{Listener, Owner, Then, datagrams, listener, mark, owner, to_own_stack};
@@ -115,7 +115,13 @@ fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), s
             }
             to_own_stack(ctx, config.lo)
         }
-        Egress::PassProbe | Egress::Pass => TC_ACT_UNSPEC,
+        Egress::Pass => {
+            if goes_directly(config) {
+                direct::forget(config, flow);
+            }
+            TC_ACT_UNSPEC
+        }
+        Egress::PassProbe => TC_ACT_UNSPEC,
     }
 }
 
@@ -223,6 +229,9 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i32 {
+    if goes_directly(config) && flow.flags & (SYN | ACK) == SYN | ACK && direct::is_foreign_answer(config, flow) {
+        return dropped(Counter::DirectCut);
+    }
     let may_be_direct = goes_directly(config) && flow.destination_port != HBONE_PORT;
     let port = match classify::ingress(config, flow) {
         Ingress::Pass => return TC_ACT_UNSPEC,
