@@ -122,9 +122,12 @@ impl Pod {
 
     /// Serves on while peers may not have heard that it leaves, then retires.
     pub(super) async fn leave(&self, Leave { linger, mut limit }: Leave) {
-        tokio::select! {
-            () = tokio::time::sleep(linger) => {}
-            () = limit.reached() => {}
+        // Without anything to wait for nothing new is taken from this very moment on.
+        if !linger.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(linger) => {}
+                () = limit.reached() => {}
+            }
         }
         self.retire(limit).await;
     }

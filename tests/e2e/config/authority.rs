@@ -17,7 +17,7 @@ const AUTHORITY: u16 = 15012;
 const LATE: u16 = 15013;
 const NEVER: u16 = 15014;
 /// How long a connection waits for its pod's first certificate, and slack.
-const WAIT: Duration = Duration::from_secs(8);
+const WAIT: Duration = Duration::from_secs(13);
 
 /// A node for each way in which it can fail, and one that is in order.
 pub(super) fn topology() -> Topology {
