@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::{Lab, eventually, socket};
 
 use super::APP;
-use super::talk::{PATIENCE, direct, open, works};
-use crate::traffic::support::{Records, canonical, connect, fields, greeting, mirror};
+use super::talk::{PATIENCE, direct, mirrored, open, works};
+use crate::traffic::support::{Records, canonical, connect, fields, greeting};
 
 const SECRET: &str = "a secret of some length";
 
@@ -16,10 +16,7 @@ const SECRET: &str = "a secret of some length";
 /// node.
 pub(super) fn told(lab: &Lab, to: SocketAddr) -> Result<()> {
     let (alice, server) = (lab.pod("alice"), lab.pod("server"));
-    let echo = server.echo(APP)?;
-    drop(direct(lab, "alice", to)?);
-    drop(echo);
-    let _mirror = mirror(server, APP)?;
+    let _mirror = mirrored(lab, to)?;
     let (records, link, wire) = (Records::since_now(lab), lab.wire_in(alice, "eth0")?, lab.wire("n1")?);
     let stream = connect(alice, to)?;
     let client = canonical(stream.local_addr()?);

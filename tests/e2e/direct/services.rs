@@ -9,18 +9,15 @@ use anyhow::{Context, Result, ensure};
 use mesh_e2e::{Lab, Server, eventually, socket};
 
 use super::APP;
-use super::talk::{PATIENCE, PROMISE, direct, open};
-use crate::traffic::support::{Records, canonical, connect, fields, greeting, mirror};
+use super::talk::{PATIENCE, PROMISE, mirrored, open};
+use crate::traffic::support::{Records, canonical, connect, fields, greeting};
 
 const SECRET: &str = "a secret of some length";
 
 /// The application sees its client and the client sees the service; the record has both, and the endpoint.
 pub(super) fn told(lab: &Lab, to: SocketAddr) -> Result<()> {
     let (alice, server) = (lab.pod("alice"), lab.pod("server"));
-    let echo = server.echo(APP)?;
-    drop(direct(lab, "alice", to)?);
-    drop(echo);
-    let _mirror = mirror(server, APP)?;
+    let _mirror = mirrored(lab, to)?;
     let records = Records::since_now(lab);
     let stream = connect(alice, to)?;
     let (client, seen) = (canonical(stream.local_addr()?), stream.peer_addr()?);

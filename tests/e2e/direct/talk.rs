@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::documents::Flow;
 use mesh_e2e::socket::{Ending, ending, exchange};
-use mesh_e2e::{Lab, Namespace, World};
+use mesh_e2e::{Lab, Namespace, Server, World};
 
+use super::APP;
 use crate::runner::say;
+use crate::traffic::support::mirror;
 
 /// How long anything may take that should come at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,6 +47,15 @@ pub(super) fn direct(lab: &Lab, client: &str, to: SocketAddr) -> Result<TcpStrea
         }
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Has the next connections of alice to the server carried by the kernel, and gives the server that they meet: a mirror.
+pub(super) fn mirrored(lab: &Lab, to: SocketAddr) -> Result<Server> {
+    let server = lab.pod("server");
+    let echo = server.echo(APP)?;
+    drop(direct(lab, "alice", to)?);
+    drop(echo);
+    mirror(server, APP)
 }
 
 pub(super) fn works(stream: &TcpStream) -> Result<()> {

@@ -11,6 +11,8 @@ use mesh_e2e::{Lab, Membership, Pod, Topology, eventually};
 use super::talk::open;
 use crate::runner::say;
 
+/// The machine's switch for short grace periods.
+const PERIODS: &str = "/sys/kernel/rcu_expedited";
 /// As many as the lab's node has addresses for.
 const PODS: u16 = 241;
 /// All of them are enrolled within this, on a machine that is busy with other things as well; alone it takes less than five
@@ -29,7 +31,7 @@ fn name(number: u16) -> String {
 
 pub(super) fn full() -> Topology {
     // As it is for users.
-    let start = Topology::new().node_setting("rcu_expedited", "/sys/kernel/rcu_expedited");
+    let start = Topology::new().node_setting("rcu_expedited", PERIODS);
     (0..PODS).fold(start, |topology, number| topology.pod(Pod::new(&name(number), "n1").plain()))
 }
 
@@ -58,6 +60,11 @@ pub(super) fn enrolled(lab: &mut Lab) -> Result<()> {
     let _echo = lab.pod(&name(0)).echo(80)?;
     open(lab.pod(&name(PODS - 1)), lab.pod(&name(0)).at4(80))?;
     ensure!(took < ENROLLED, "enrolling {PODS} pods took {took:?}");
+    // The machine's grace periods are as they were when the agent has stopped in order, if not before.
+    let quick = || Ok::<_, anyhow::Error>(std::fs::read_to_string(PERIODS)?.trim().to_owned());
+    ensure!(quick()? == "1", "they were not short");
+    ensure!(lab.agent("n1").stop()?.success(), "the agent did not stop in order");
+    ensure!(quick()? == "0", "they are still short");
     Ok(())
 }
 
