@@ -46,6 +46,7 @@ use crate::place::open;
 use crate::sweep::Claim;
 use crate::topology::node_addresses;
 use crate::wiring;
+use periods::GracePeriods;
 
 mod files;
 pub mod image;
@@ -55,6 +56,7 @@ pub mod mesh;
 mod names;
 pub mod node;
 mod objects;
+mod periods;
 pub mod program;
 pub mod settings;
 pub mod shop;
@@ -80,6 +82,7 @@ pub struct Cluster {
     api: Api,
     ground: Ground,
     claim: Claim,
+    _periods: GracePeriods,
 }
 
 impl Cluster {
@@ -128,7 +131,7 @@ impl Cluster {
         kubectl.apply(&names::objects().to_string()).context("the name server")?;
         let istiod = settings.istiod.as_ref().map(|settings| istiod(&ground, &api, settings)).transpose()?;
         let door = kube::door(&ground, Api::address())?;
-        let cluster = Self { nodes, door, istiod, scheduler, api, ground, claim };
+        let cluster = Self { nodes, door, istiod, scheduler, api, ground, claim, _periods: GracePeriods::noted() };
         cluster.wait_ready()?;
         let rollout = ["rollout", "status", names::DEPLOYMENT, "--namespace", names::NAMESPACE, "--timeout=60s"];
         let said = cluster.kubectl().run(rollout);
