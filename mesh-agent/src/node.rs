@@ -21,7 +21,7 @@ mod settings;
 pub mod source;
 pub mod uninstall;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -217,9 +217,14 @@ fn kernel(node: &Node) -> anyhow::Result<KernelParts> {
     Ok(KernelParts { capture, mechanism, facts: known, direct })
 }
 
+/// Where the pods' control groups are.
+fn cgroup(node: &Node) -> Option<PathBuf> {
+    node.cgroup.clone().or_else(mounts::cgroup2)
+}
+
 /// Kernel facts are a bonus: without them records lack a few fields, and nothing else changes.
 fn attach_facts(node: &Node) -> Option<Arc<Facts>> {
-    let Some(cgroup) = node.cgroup.clone().or_else(mounts::cgroup2) else {
+    let Some(cgroup) = cgroup(node) else {
         tracing::warn!("no cgroup2 hierarchy is mounted: records will have no kernel facts");
         return None;
     };
@@ -242,8 +247,7 @@ fn shards(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = node.shards.unwrap_or(cores).max(1);
     let carrier = |direct: &Arc<Direct>| -> Arc<dyn direct::Kernel> {
-        let cgroup = node.cgroup.clone().or_else(mounts::cgroup2);
-        Arc::new(direct::Carrier::new(Arc::clone(direct), cgroup.as_deref(), count))
+        Arc::new(direct::Carrier::new(Arc::clone(direct), cgroup(node).as_deref(), count))
     };
     let names = telemetry::dns::Names::default();
     metrics.register(Box::new(names.clone()));

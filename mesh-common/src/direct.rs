@@ -5,10 +5,10 @@
 //! of the node, where the server's ingress program looks for them. What is not there is captured as everything else. Each
 //! packet is let out only while the grant that its connection began under is in force, and the agent lives.
 
-use core::net::{Ipv6Addr, SocketAddr};
+use core::net::SocketAddr;
 
 use crate::classify::{ACK, FIN, RST, SYN};
-use crate::maps::{Address, FlowKey};
+use crate::maps::{Address, FlowKey, ip};
 
 /// Most grants at once.
 pub const MAX_GRANTS: u32 = 16384;
@@ -162,7 +162,7 @@ pub struct Destination {
 
 impl Destination {
     pub const fn socket(&self) -> SocketAddr {
-        SocketAddr::new(Ipv6Addr::from_octets(self.address).to_canonical(), self.port)
+        SocketAddr::new(ip(self.address), self.port)
     }
 }
 

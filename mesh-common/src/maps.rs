@@ -151,7 +151,8 @@ impl FlowKey {
     }
 }
 
-const fn ip(address: Address) -> IpAddr {
+/// What [`address`] was made of.
+pub const fn ip(address: Address) -> IpAddr {
     Ipv6Addr::from_octets(address).to_canonical()
 }
 

@@ -22,7 +22,7 @@ const SHARED: [&str; 6] = [names::GRANTS, names::SLOTS, names::LEASE, names::FLO
 /// How long packets are let through without a sign of life.
 const LEASE: Duration = Duration::from_secs(1);
 /// `BPF_NOEXIST`.
-const NEW: u64 = 1;
+pub(super) const NEW: u64 = 1;
 /// One page: of those who need none, each has its own.
 const SMALLEST_RING: u32 = 4096;
 
@@ -134,7 +134,7 @@ impl Direct {
     }
 
     /// Grants in force.
-    pub fn granted(&self) -> usize {
+    fn granted(&self) -> usize {
         let grants = lock(&self.grants);
         grants.generations.len() - grants.free.len()
     }
@@ -205,7 +205,7 @@ pub(super) fn go_without(loader: &mut EbpfLoader<'_>) {
 }
 
 /// Removes the pins of the maps.
-pub fn remove(pins: &Path) -> Result<(), BpfError> {
+fn remove(pins: &Path) -> Result<(), BpfError> {
     match fs::remove_dir_all(pins) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(BpfError::File { path: pins.to_owned(), cause }),
         Ok(()) | Err(_) => Ok(()),
@@ -226,7 +226,7 @@ fn take<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str
     T::try_from(map).map_err(|cause| BpfError::Map { name, cause })
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     // A writer that panicked between two calls to the kernel left every map whole.
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use aya::maps::{HashMap, MapData, MapError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
@@ -12,12 +12,11 @@ use aya::{Ebpf, EbpfLoader};
 use mesh_common::direct::{Served, ServiceKey};
 use mesh_common::maps::names;
 
-use super::direct::Direct;
+use super::direct::{Direct, NEW, lock};
 use super::{BpfError, object};
 
 const PROGRAMS: [&str; 4] = ["connect_v4", "connect_v6", "peer_v4", "peer_v6"];
-/// `BPF_NOEXIST` and `BPF_EXIST`.
-const NEW: u64 = 1;
+/// `BPF_EXIST`.
 const CHANGED: u64 = 2;
 
 /// The programs, attached for as long as this lives.
@@ -32,13 +31,13 @@ impl Translation {
         let mut loader = EbpfLoader::new();
         direct.share_translated(&mut loader);
         let mut object = object::load_connect(loader)?;
+        let directory = File::open(cgroup).map_err(|cause| BpfError::File { path: cgroup.to_owned(), cause })?;
         for name in PROGRAMS {
-            let directory = File::open(cgroup).map_err(|cause| BpfError::File { path: cgroup.to_owned(), cause })?;
             let failed = |cause| BpfError::Program { name: name.to_owned(), cause };
             let program: &mut CgroupSockAddr =
                 object.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(failed)?;
             program.load().map_err(failed)?;
-            program.attach(directory, CgroupAttachMode::Single).map_err(failed)?;
+            program.attach(&directory, CgroupAttachMode::Single).map_err(failed)?;
         }
         let map = object.take_map(names::SERVICES).ok_or(BpfError::Missing(names::SERVICES))?;
         let map = HashMap::try_from(map).map_err(|cause| BpfError::Map { name: names::SERVICES, cause })?;
@@ -63,9 +62,8 @@ impl Translation {
         }
     }
 
-    fn services(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, ServiceKey, Served>> {
-        // A writer that panicked between two calls to the kernel left the map whole.
-        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    fn services(&self) -> MutexGuard<'_, HashMap<MapData, ServiceKey, Served>> {
+        lock(&self.services)
     }
 }
 

@@ -10,6 +10,7 @@ pub(super) mod service;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,8 +58,8 @@ pub(super) struct Shortcuts {
     /// By the index of their slot.
     grants: RefCell<HashMap<u32, Rc<Granted>>>,
     /// What is granted, or is about to be, or cannot be.
-    asked: RefCell<HashSet<GrantKey>>,
-    services: RefCell<HashSet<ServiceKey>>,
+    asked: Rc<RefCell<HashSet<GrantKey>>>,
+    services: Rc<RefCell<HashSet<ServiceKey>>>,
     flows: RefCell<HashMap<FlowKey, Carried>>,
     /// Connections that have ended, the oldest first: their last packets may be sent again.
     ended: RefCell<std::collections::VecDeque<flows::Ended>>,
@@ -70,8 +71,8 @@ impl Shortcuts {
             kernel,
             shard,
             grants: RefCell::default(),
-            asked: RefCell::default(),
-            services: RefCell::default(),
+            asked: Rc::default(),
+            services: Rc::default(),
             flows: RefCell::default(),
             ended: RefCell::default(),
         })
@@ -91,10 +92,7 @@ pub(super) fn offer(pod: &Rc<Pod>, source: &Arc<Workload>, to: &Neighbour) {
         port: to.target.port(),
         reserved: [0; 3],
     };
-    if !pod.shortcuts.asked.borrow_mut().insert(key) {
-        return;
-    }
-    let asked = Asked { shortcuts: Rc::clone(&pod.shortcuts), key };
+    let Some(asked) = Asked::first(&pod.shortcuts.asked, key) else { return };
     if let Some((route, to)) = straight(pod, source, to) {
         let pair = Pair { kernel: Arc::clone(kernel), client: Rc::clone(pod), source: Arc::clone(source), route, to };
         pod.tasks.spawn_local(grant::keep(pair, asked));
@@ -118,13 +116,20 @@ fn straight(pod: &Pod, source: &Workload, to: &Neighbour) -> Option<(Route, Neig
 }
 
 /// A question that is not asked twice.
-struct Asked {
-    shortcuts: Rc<Shortcuts>,
-    key: GrantKey,
+struct Asked<K: Hash + Eq> {
+    all: Rc<RefCell<HashSet<K>>>,
+    key: K,
 }
 
-impl Drop for Asked {
+impl<K: Hash + Eq + Copy> Asked<K> {
+    /// None if it is being asked already.
+    fn first(all: &Rc<RefCell<HashSet<K>>>, key: K) -> Option<Self> {
+        all.borrow_mut().insert(key).then(|| Self { all: Rc::clone(all), key })
+    }
+}
+
+impl<K: Hash + Eq> Drop for Asked<K> {
     fn drop(&mut self) {
-        self.shortcuts.asked.borrow_mut().remove(&self.key);
+        self.all.borrow_mut().remove(&self.key);
     }
 }

@@ -30,12 +30,7 @@ static TRANSLATED: LruHashMap<u64, Destination> = LruHashMap::with_max_entries(M
 #[cgroup_sock_addr(connect4)]
 pub fn connect_v4(ctx: SockAddrContext) -> i32 {
     if let Some(to) = translate(&ctx, asked_v4(&ctx)) {
-        let [.., a, b, c, d] = to.address;
-        // SAFETY: the context is valid for the program's run, and these fields may be written.
-        unsafe {
-            (*ctx.sock_addr).user_ip4 = u32::from_ne_bytes([a, b, c, d]);
-            (*ctx.sock_addr).user_port = u32::from(to.port.to_be());
-        }
+        set_v4(ctx.sock_addr, &to);
     }
     GO_ON
 }
@@ -44,9 +39,7 @@ pub fn connect_v4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 pub fn connect_v6(ctx: SockAddrContext) -> i32 {
     if let Some(to) = translate(&ctx, asked_v6(&ctx)) {
-        set_v6(ctx.sock_addr, &to.address);
-        // SAFETY: as above.
-        unsafe { (*ctx.sock_addr).user_port = u32::from(to.port.to_be()) };
+        set_v6(ctx.sock_addr, &to);
     }
     GO_ON
 }
@@ -54,12 +47,7 @@ pub fn connect_v6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername4)]
 pub fn peer_v4(ctx: SockAddrContext) -> i32 {
     if let Some(wanted) = wanted(&ctx) {
-        let [.., a, b, c, d] = wanted.address;
-        // SAFETY: as above.
-        unsafe {
-            (*ctx.sock_addr).user_ip4 = u32::from_ne_bytes([a, b, c, d]);
-            (*ctx.sock_addr).user_port = u32::from(wanted.port.to_be());
-        }
+        set_v4(ctx.sock_addr, &wanted);
     }
     GO_ON
 }
@@ -67,9 +55,7 @@ pub fn peer_v4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn peer_v6(ctx: SockAddrContext) -> i32 {
     if let Some(wanted) = wanted(&ctx) {
-        set_v6(ctx.sock_addr, &wanted.address);
-        // SAFETY: as above.
-        unsafe { (*ctx.sock_addr).user_port = u32::from(wanted.port.to_be()) };
+        set_v6(ctx.sock_addr, &wanted);
     }
     GO_ON
 }
@@ -130,9 +116,20 @@ fn wanted(ctx: &SockAddrContext) -> Option<Destination> {
     Some(unsafe { *wanted })
 }
 
+#[inline(always)]
+fn set_v4(to: *mut bpf_sock_addr, destination: &Destination) {
+    let [.., a, b, c, d] = destination.address;
+    // SAFETY: the context is valid for the program's run, and these fields may be written.
+    unsafe {
+        (*to).user_ip4 = u32::from_ne_bytes([a, b, c, d]);
+        (*to).user_port = u32::from(destination.port.to_be());
+    }
+}
+
 /// Word by word: the verifier takes no other writes to a context.
 #[inline(always)]
-fn set_v6(to: *mut bpf_sock_addr, address: &Address) {
+fn set_v6(to: *mut bpf_sock_addr, destination: &Destination) {
+    let address = &destination.address;
     let word = |at: usize| u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
     // SAFETY: the context is valid for the program's run, and these fields may be written.
     unsafe {
@@ -141,5 +138,6 @@ fn set_v6(to: *mut bpf_sock_addr, address: &Address) {
         first.add(1).write_volatile(word(4));
         first.add(2).write_volatile(word(8));
         first.add(3).write_volatile(word(12));
+        (*to).user_port = u32::from(destination.port.to_be());
     }
 }

@@ -53,7 +53,7 @@ pub(super) struct Granted {
 }
 
 /// Grants it, if it may be, and takes the grant back in time.
-pub(super) async fn keep(pair: Pair, asked: Asked) {
+pub(super) async fn keep(pair: Pair, asked: Asked<GrantKey>) {
     let _busy = pair.to.pod.tasks.busy();
     if !pair.kernel.stays(pair.to.target.ip()) {
         tracing::warn!(
@@ -69,7 +69,7 @@ pub(super) async fn keep(pair: Pair, asked: Asked) {
         return;
     }
     match pair.grant(&asked.key).await {
-        Ok((granted, met)) => hold(&pair, &asked, &Rc::new(granted), met).await,
+        Ok((granted, met)) => hold(&pair, &asked.key, &Rc::new(granted), met).await,
         Err(reason) => tracing::debug!(?reason, target = %pair.to.target, "not granted"),
     }
 }
@@ -142,11 +142,11 @@ impl Pair {
     }
 }
 
-async fn hold(pair: &Pair, asked: &Asked, granted: &Rc<Granted>, met: Rc<Acquaintance>) {
-    let (shortcuts, kernel) = (&asked.shortcuts, &pair.kernel);
+async fn hold(pair: &Pair, key: &GrantKey, granted: &Rc<Granted>, met: Rc<Acquaintance>) {
+    let (shortcuts, kernel) = (&pair.client.shortcuts, &pair.kernel);
     shortcuts.grants.borrow_mut().insert(granted.slot.index, Rc::clone(granted));
     let (met, fate) = granted.while_new_ones_may_come(pair, met).await;
-    kernel.withdraw(&asked.key);
+    kernel.withdraw(key);
     let fate = match fate {
         Ok(()) => granted.until_quiet(&met).await,
         over => over,

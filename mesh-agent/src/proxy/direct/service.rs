@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_common::direct::{Column, MAX_COLUMNS, Served, ServiceKey};
 use mesh_common::maps::address;
 
-use super::{Kernel, Shortcuts, by_programs, straight};
+use super::{Asked, Kernel, by_programs, straight};
 use crate::model::route::{Trip, no_names, route};
 use crate::model::{OrigDst, SameNode};
 use crate::proxy::joined;
@@ -20,26 +20,13 @@ pub(in crate::proxy) fn offer(pod: &Rc<Pod>, OrigDst(to): OrigDst) {
         return;
     };
     let key = ServiceKey { client: pod.netns_cookie, address: address(to.ip()), port: to.port(), reserved: [0; 3] };
-    if pod.shortcuts.services.borrow_mut().insert(key) {
-        let asked = Asked { shortcuts: Rc::clone(&pod.shortcuts), key };
+    if let Some(asked) = Asked::first(&pod.shortcuts.services, key) {
         pod.tasks.spawn_local(keep(Rc::clone(pod), Arc::clone(kernel), to, asked));
     }
 }
 
-/// A question that is not asked twice.
-struct Asked {
-    shortcuts: Rc<Shortcuts>,
-    key: ServiceKey,
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.shortcuts.services.borrow_mut().remove(&self.key);
-    }
-}
-
 /// Keeps what the kernel knows of the service as the configuration has it, until it has nothing to choose any more.
-async fn keep(pod: Rc<Pod>, kernel: Arc<dyn Kernel>, to: SocketAddr, asked: Asked) {
+async fn keep(pod: Rc<Pod>, kernel: Arc<dyn Kernel>, to: SocketAddr, asked: Asked<ServiceKey>) {
     let mut worlds = pod.worlds.clone();
     worlds.borrow_and_update();
     let Some(mut known) = endpoints(&pod, to).filter(|served| kernel.serve(&asked.key, served)) else { return };
