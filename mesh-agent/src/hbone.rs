@@ -7,7 +7,6 @@ pub mod client;
 pub mod head;
 pub mod io;
 pub mod pool;
-pub mod readahead;
 pub mod server;
 pub mod stream;
 

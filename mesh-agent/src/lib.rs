@@ -12,6 +12,7 @@ pub mod model;
 // Rank 2: wire formats.
 pub mod hbone;
 pub mod proto;
+pub mod tls;
 // Rank 3: where configuration, certificates and the answers to names come from.
 pub mod cni;
 pub mod dns;

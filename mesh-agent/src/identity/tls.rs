@@ -107,6 +107,8 @@ impl Credentials {
             .with_cert_resolver(Arc::clone(&certified) as Arc<_>);
         server.alpn_protocols = vec![H2.to_vec()];
         server.send_tls13_tickets = 0;
+        // Our own records protect what goes through tunnels.
+        server.enable_secret_extraction = true;
         Ok(Self {
             identity: identity.clone(),
             validity,
@@ -138,6 +140,7 @@ impl Credentials {
         client.alpn_protocols = vec![H2.to_vec()];
         client.enable_sni = false;
         client.resumption = Resumption::disabled();
+        client.enable_secret_extraction = true;
         Ok(Arc::new(client))
     }
 

@@ -9,8 +9,6 @@ use std::time::SystemTime;
 use http::{HeaderMap, StatusCode};
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{self, Role};
@@ -24,15 +22,15 @@ use super::revoke::Question;
 use super::shard::Applications;
 use super::source;
 use crate::hbone::head::{Authority, forwarded_host};
-use crate::hbone::readahead::ReadAhead;
 use crate::hbone::server::{self, Incoming};
 use crate::identity::{Proven, TLS_HANDSHAKE_LIMIT, TlsFailure};
 use crate::model::addr::canonical;
 use crate::model::workload::AppTunnelProtocol;
 use crate::model::{Identity, Peer, Service, Workload, World};
 use crate::sys::socket::carry_streams;
+use crate::tls;
 
-type Tls = TlsStream<ReadAhead<TcpStream>>;
+type Tls = tls::stream::Stream<TcpStream>;
 
 /// Who is at the other end of one tunnel.
 #[derive(Debug)]
@@ -101,12 +99,12 @@ async fn handshake(pod: &Pod, tcp: TcpStream) -> Result<(Tls, Proven, SocketAddr
     carry_streams(tcp.as_fd()).ok();
     let workload = pod.workload().await?;
     let credentials = pod.credentials(&workload.identity).await?;
-    let accepting = TlsAcceptor::from(credentials.server_config()).accept(ReadAhead::new(tcp));
-    let tls = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, accepting).await {
+    let accepting = tls::handshake::accept(credentials.server_config(), tcp);
+    let (tls, shown) = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, accepting).await {
         Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
         Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
     };
-    let proven = Proven::to(&credentials, Reporter::Destination, tls.get_ref().1.peer_certificates());
+    let proven = Proven::to(&credentials, Reporter::Destination, shown.certificates.as_deref());
     Ok((tls, proven, dialled))
 }
 

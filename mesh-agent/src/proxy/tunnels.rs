@@ -9,8 +9,6 @@ use std::time::{Instant, SystemTime};
 
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::dial;
 use super::error::{Error, HBONE_HINT};
@@ -20,13 +18,16 @@ use super::record::Reporter;
 use crate::hbone::client::{OpenError, Tunnel};
 use crate::hbone::head::Connect;
 use crate::hbone::io::StreamIo;
-use crate::hbone::readahead::ReadAhead;
 use crate::hbone::stream::Stream;
 use crate::hbone::{self};
 use crate::identity::revocation::Tracked;
 use crate::identity::{Credentials, Proven, TLS_HANDSHAKE_LIMIT, TlsFailure};
 use crate::model::{Identity, NextHop};
 use crate::sys::socket::carry_streams;
+use crate::tls::{
+    self,
+    handshake::{self, Peer},
+};
 
 /// A stream, what the far end said with its 200, and who it is.
 #[derive(Debug)]
@@ -63,8 +64,8 @@ pub(super) async fn open_inside<'a>(
 ) -> Result<Opened, Error> {
     let stream = open(pod, outer, || Connect { network: None, ..head() }).await?.stream;
     let credentials = pod.credentials(&outer.source).await?;
-    let tls = secure(&credentials, accepted, outer.next_hop.0.ip(), StreamIo::new(stream)).await?;
-    let proven = Proven::to(&credentials, Reporter::Source, tls.get_ref().1.peer_certificates());
+    let (tls, shown) = secure(&credentials, accepted, outer.next_hop.0.ip(), StreamIo::new(stream)).await?;
+    let proven = Proven::to(&credentials, Reporter::Source, shown.certificates.as_deref());
     let (far, settings) = (Far::new(proven.identity), &pod.habits.tunnels);
     let (tunnel, driver) = hbone::client::start(tls, far, settings).await.map_err(Error::Http2)?;
     pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, outer.next_hop));
@@ -77,8 +78,8 @@ async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Rc<Far>>, Er
     let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
     // Without it the tunnel works, too.
     carry_streams(tcp.as_fd()).ok();
-    let tls = secure(&credentials, &key.accepted, key.next_hop.0.ip(), ReadAhead::new(tcp)).await?;
-    let proven = Proven::to(&credentials, Reporter::Source, tls.get_ref().1.peer_certificates());
+    let (tls, shown) = secure(&credentials, &key.accepted, key.next_hop.0.ip(), tcp).await?;
+    let proven = Proven::to(&credentials, Reporter::Source, shown.certificates.as_deref());
     let ours = credentials.validity.not_after;
     let ends = proven.expires.map_or(ours, |theirs| theirs.min(ours));
     let (far, settings) = (Far::new(proven.identity), &pod.habits.tunnels);
@@ -107,12 +108,12 @@ async fn secure<T: AsyncRead + AsyncWrite + Unpin>(
     accepted: &[Identity],
     ip: IpAddr,
     io: T,
-) -> Result<TlsStream<T>, Error> {
+) -> Result<(tls::stream::Stream<T>, Peer), Error> {
     let config = credentials.client_config(accepted);
-    let connector = TlsConnector::from(config.map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?);
+    let config = config.map_err(|e| Error::Tls(TlsFailure::of(&io::Error::other(e))))?;
     // Not sent, and not what is checked: identities are.
     let name = rustls::pki_types::ServerName::from(ip);
-    match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, connector.connect(name, io)).await {
+    match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, handshake::connect(config, name, io)).await {
         Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error))),
         Err(_) => Err(Error::Tls(TlsFailure::timed_out())),
     }

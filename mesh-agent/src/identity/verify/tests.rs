@@ -21,6 +21,7 @@ use crate::identity::revocation::Revocations;
 use crate::identity::tests::{Authority, Card, HOUR, account, authority, leaf, private};
 use crate::identity::tls::Credentials;
 use crate::model::Identity;
+use crate::tls::handshake;
 
 static V13: [&SupportedProtocolVersion; 1] = [&TLS13];
 static V12: [&SupportedProtocolVersion; 1] = [&TLS12];
@@ -87,7 +88,7 @@ fn name() -> ServerName<'static> {
 /// We accept; the identity is what the peer proved.
 async fn accept(trusted: &Authority, ours: &Credentials, peer: Peer) -> Result<Option<Identity>, TlsFailure> {
     let (near, far) = tokio::io::duplex(1 << 16);
-    let accepting = TlsAcceptor::from(ours.server_config()).accept(near);
+    let accepting = handshake::accept(ours.server_config(), near);
     let accepted = match peer {
         Peer::Tls(stranger) => {
             let connecting = TlsConnector::from(stranger.client(trusted)).connect(name(), far);
@@ -95,8 +96,8 @@ async fn accept(trusted: &Authority, ours: &Credentials, peer: Peer) -> Result<O
         }
         Peer::Says(words) => tokio::join!(accepting, say(far, words)).0,
     };
-    let tls = accepted.map_err(|error| TlsFailure::of(&error))?;
-    Ok(tls.get_ref().1.peer_certificates().and_then(peer_identity))
+    let (_, shown) = accepted.map_err(|error| TlsFailure::of(&error))?;
+    Ok(shown.certificates.as_deref().and_then(peer_identity))
 }
 
 /// We dial and expect one of `expected`.
@@ -107,7 +108,7 @@ async fn dial(
     peer: Peer,
 ) -> Result<Option<Identity>, TlsFailure> {
     let (near, far) = tokio::io::duplex(1 << 16);
-    let connecting = TlsConnector::from(ours.client_config(expected).unwrap()).connect(name(), near);
+    let connecting = handshake::connect(ours.client_config(expected).unwrap(), name(), near);
     let connected = match peer {
         Peer::Tls(stranger) => {
             let accepting = TlsAcceptor::from(stranger.server(trusted)).accept(far);
@@ -115,8 +116,8 @@ async fn dial(
         }
         Peer::Says(words) => tokio::join!(connecting, say(far, words)).0,
     };
-    let tls = connected.map_err(|error| TlsFailure::of(&error))?;
-    Ok(tls.get_ref().1.peer_certificates().and_then(peer_identity))
+    let (_, shown) = connected.map_err(|error| TlsFailure::of(&error))?;
+    Ok(shown.certificates.as_deref().and_then(peer_identity))
 }
 
 const NOT_TRUSTED: &str = "signed by an authority that we do not trust";
