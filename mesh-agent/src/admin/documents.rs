@@ -136,6 +136,9 @@ pub struct Pod {
     /// `tcx` or `clsact`, once captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<String>,
+    /// Connections to it are not captured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bypasses_inbound: bool,
     /// `refuse` or `pass`.
     pub when_down: String,
     /// Ports that are listened on inside the pod.

@@ -121,10 +121,13 @@ fn pods(pods: &[Pod]) -> String {
             Some(error) => format!("{}: {error}", pod.state),
             None => pod.state.clone(),
         };
+        let outbound_only = |by: &str| format!("{by}, outbound only");
+        let capture =
+            pod.capture.as_deref().map(|by| if pod.bypasses_inbound { outbound_only(by) } else { by.to_owned() });
         vec![
             format!("{}/{}", pod.namespace, pod.name),
             or_dash(Some(&pod.addresses.join(", "))),
-            or_dash(pod.capture.as_deref()),
+            or_dash(capture.as_deref()),
             or_dash(Some(&ports.join(" "))),
             pod.when_down.clone(),
             state,

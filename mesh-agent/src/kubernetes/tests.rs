@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use self::server::{Call, Events, Server, another_root};
 use super::{Api, ApiError, Link, LinkState, Outside, Picture, Pod, Standing, Watched};
+use crate::model::Inbound;
 use crate::task::Tasks;
 
 mod server;
@@ -406,6 +407,7 @@ fn plain() -> Pod {
         names: None,
         standing: Standing::Member,
         mark: None,
+        inbound: Inbound::Captured,
         ignored: Vec::new(),
     }
 }

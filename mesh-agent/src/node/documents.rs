@@ -13,7 +13,7 @@ use crate::bpf::attach::Mechanism;
 use crate::cni::install::{Installer, Standing};
 use crate::identity::certs::{self, CertState};
 use crate::kubernetes::LinkState;
-use crate::model::{Captured, Identity, Programs, WhenDown};
+use crate::model::{Captured, Identity, Inbound, Programs, WhenDown};
 use crate::pods::driver::{PodState, PodStatus};
 use crate::pods::members::{Remark, What};
 use crate::proxy::record::documents;
@@ -72,6 +72,7 @@ fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
         interface: programs.interface,
         state: state.to_owned(),
         capture: serving.then(|| by.to_owned()),
+        bypasses_inbound: programs.inbound == Inbound::Bypassed,
         when_down: match programs.when_down {
             WhenDown::Refuse => "refuse".to_owned(),
             WhenDown::Pass => "pass".to_owned(),

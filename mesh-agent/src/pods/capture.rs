@@ -70,7 +70,7 @@ enum Before {
 pub trait Capture: std::fmt::Debug + Send + Sync + 'static {
     /// Opens `shards` sets of listeners and starts the capture, or adopts a former agent's.
     fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError>;
-    /// Applies changed probes and fail mode.
+    /// Applies changed probes, fail mode, names, and whether connections to the pod are captured.
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError>;
     /// New connections pass from now on; captured ones go on.
     fn release(&self, uid: &str) -> Result<(), CaptureError>;
@@ -301,8 +301,10 @@ impl Capture for Kernel {
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        let programs = Pod::of(spec)?.programs;
-        self.note(spec, programs).map_err(system("noting the pod's change"))?;
+        let pod = Pod::of(spec)?;
+        let (programs, netns) = (pod.programs, self.owners.netns(&spec.uid));
+        let netns = netns.map_or_else(|| open(&spec.netns), Ok)?;
+        netns.run(|| self.note(pod)).map_err(entering(&spec.netns))?.map_err(system("noting the pod's change"))?;
         let config = config(programs, Phase::Strict, self.captured(programs), self.directly(&spec.uid));
         Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
     }

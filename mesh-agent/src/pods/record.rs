@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::fs::file_name;
-use crate::model::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
+use crate::model::{Captured, Inbound, Older, PodNetns, PodSpec, Programs, WhenDown};
 use crate::sys::netns::Netns;
 
 /// The undo record of one pod. It holds no secrets.
@@ -42,6 +42,35 @@ pub(super) struct Described {
     node_addresses: Vec<IpAddr>,
     pass_when_down: bool,
     names: Option<bool>,
+    #[serde(default)]
+    inbound: Noted,
+}
+
+/// [`Inbound`], as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Noted {
+    #[default]
+    Captured,
+    Bypassed,
+}
+
+impl From<Inbound> for Noted {
+    fn from(inbound: Inbound) -> Self {
+        match inbound {
+            Inbound::Captured => Self::Captured,
+            Inbound::Bypassed => Self::Bypassed,
+        }
+    }
+}
+
+impl From<Noted> for Inbound {
+    fn from(noted: Noted) -> Self {
+        match noted {
+            Noted::Captured => Self::Captured,
+            Noted::Bypassed => Self::Bypassed,
+        }
+    }
 }
 
 impl Described {
@@ -55,6 +84,7 @@ impl Described {
             node_addresses: programs.node_addresses.clone(),
             pass_when_down: programs.when_down == WhenDown::Pass,
             names: programs.names,
+            inbound: programs.inbound.into(),
         }
     }
 
@@ -67,6 +97,7 @@ impl Described {
             node_addresses: self.node_addresses,
             when_down: if self.pass_when_down { WhenDown::Pass } else { WhenDown::Refuse },
             names: self.names,
+            inbound: self.inbound.into(),
             // They were dealt with when it was captured.
             older: Older::LeftAlone,
         };
@@ -130,7 +161,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::{Described, Records, Undo};
-    use crate::model::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
+    use crate::model::{Captured, Inbound, Older, PodNetns, PodSpec, Programs, WhenDown};
     use crate::sys::netns::Netns;
 
     #[test]
@@ -156,6 +187,7 @@ mod tests {
             node_addresses: vec!["10.0.0.1".parse().unwrap()],
             when_down: WhenDown::Pass,
             names: Some(false),
+            inbound: Inbound::Bypassed,
             older: Older::LeftAlone,
         };
         let spec = PodSpec {
@@ -183,5 +215,15 @@ mod tests {
         let text =
             r#"{"uid":"a","netns":"/n","cookie":1,"interface":"eth0","sysctls":[],"clsact":false,"own_qdisc":[]}"#;
         assert_eq!(serde_json::from_str::<Undo>(text).unwrap().pod, None);
+    }
+
+    #[test]
+    fn a_record_that_does_not_tell_of_inbound_connections_is_of_a_captured_pod() {
+        let text = r#"{"name":"a","namespace":"b","service_account":"c","addresses":[],"probe_ports":[],
+            "node_addresses":[],"pass_when_down":false,"names":null}"#;
+        let undo = Undo { pod: Some(serde_json::from_str(text).unwrap()), ..Undo::default() };
+        let spec = undo.pod.clone().unwrap().spec(&undo, Netns::current().unwrap());
+        let Captured::ByPrograms(programs) = spec.captured else { panic!("by programs") };
+        assert_eq!(programs.inbound, Inbound::Captured);
     }
 }

@@ -167,6 +167,7 @@ impl Member {
             addresses: programs.addresses.clone(),
             probe_ports: programs.probe_ports.clone(),
             names: programs.names,
+            inbound: programs.inbound,
             standing: Standing::Member,
             mark: None,
             ignored: Vec::new(),
@@ -336,6 +337,7 @@ fn spec(pod: &Pod, site: &Site, probers: &Probers) -> PodSpec {
         addresses: addresses.clone(),
         probe_ports: pod.probe_ports.clone(),
         names: pod.names,
+        inbound: pod.inbound,
         older: site.older,
         ..Programs::default()
     };

@@ -12,7 +12,7 @@ use super::*;
 use crate::cni::Sandbox;
 use crate::kubernetes::Outside;
 use crate::model::pod::PodState;
-use crate::model::{Captured, PodNetns, Programs};
+use crate::model::{Captured, Inbound, PodNetns, Programs};
 use crate::pods::find::Place;
 use crate::sys::netns::Netns;
 
@@ -48,6 +48,7 @@ fn pod(uid: &str, standing: Standing) -> Pod {
         names: None,
         standing,
         mark: None,
+        inbound: Inbound::Captured,
         ignored: Vec::new(),
     }
 }
@@ -189,7 +190,7 @@ fn a_member_that_runs_already_is_looked_for() {
             "name-quiet its network namespace is looked for: it has no address yet",
         ]
     );
-    let changed = Pod { probe_ports: vec![1], ..pod("a", MEMBER) };
+    let changed = Pod { probe_ports: vec![1], inbound: Inbound::Bypassed, ..pod("a", MEMBER) };
     assert_eq!(looks_for(&node.picture(&[changed, quiet])), ["a"], "at once when its picture changes");
     node.found("a", Ok(place(&a)));
     assert_eq!(node.wanted(), [("a".to_owned(), a.clone())]);
@@ -200,6 +201,7 @@ fn a_member_that_runs_already_is_looked_for() {
         addresses: vec![ip("10.0.0.7")],
         probe_ports: vec![1],
         node_addresses: vec![ip("10.0.0.1"), ip("192.0.2.1")],
+        inbound: Inbound::Bypassed,
         ..Programs::default()
     };
     assert_eq!((&*spec.name, &*spec.namespace, &*spec.service_account), ("name-a", "shop", "sa"));
