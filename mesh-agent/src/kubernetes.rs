@@ -48,11 +48,11 @@ pub struct Pod {
     pub names: Option<bool>,
     /// Whether connections to it are captured.
     pub inbound: Inbound,
+    /// Behind which virtual machines are.
+    pub virtual_interfaces: Vec<String>,
     pub standing: Standing,
     /// The annotation by which istiod knows that the pod is captured, as it is now.
     pub mark: Option<String>,
-    /// Annotations of Istio's that the pod has, and that mean nothing here.
-    pub ignored: Vec<&'static str>,
 }
 
 impl Pod {

@@ -182,6 +182,27 @@ const fn is_agents(port: u16) -> bool {
     matches!(port, OUTBOUND_PORT | PLAINTEXT_PORT | HBONE_PORT | DNS_PORT)
 }
 
+/// What to do with a packet that a virtual machine inside the pod sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entering {
+    /// A new connection: to the outbound listener.
+    Capture,
+    /// To the pod's own stack if a proxy socket exists there, else on its way: where that leaves the pod, [`egress`]
+    /// decides.
+    LoopIfProxied,
+    Pass,
+}
+
+/// Decides for a TCP packet that enters the pod from within, by an interface behind which a virtual machine is.
+#[inline(always)]
+pub fn entering(config: &PodConfig, flow: &Flow) -> Entering {
+    match (flow.opens(), takes_new(config)) {
+        (true, true) => Entering::Capture,
+        (true, false) => Entering::Pass,
+        (false, _) => Entering::LoopIfProxied,
+    }
+}
+
 /// Whether a packet between a node address and this port of the pod belongs to a kubelet probe.
 #[inline(always)]
 fn is_probe(config: &PodConfig, node: &Address, port: u16) -> bool {

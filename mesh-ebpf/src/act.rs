@@ -167,6 +167,13 @@ pub fn mark(ctx: &TcContext) -> u32 {
     unsafe { (*skb(ctx)).mark }
 }
 
+/// For whom the link layer takes the packet (`PACKET_HOST` and others).
+#[inline(always)]
+pub fn packet_type(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*skb(ctx)).pkt_type }
+}
+
 #[inline(always)]
 fn skb(ctx: &TcContext) -> *mut __sk_buff {
     use aya_ebpf::EbpfContext;

@@ -55,6 +55,7 @@ pub struct Pod {
     /// `tcx` or `clsact`.
     pub capture: Option<String>,
     pub bypasses_inbound: bool,
+    pub missing_interfaces: Vec<String>,
     pub when_down: String,
     pub listeners: Vec<u16>,
     pub error: Option<String>,

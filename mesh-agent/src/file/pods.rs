@@ -89,6 +89,7 @@ fn programs(file: &NodeFile, pod: &schema::Pod, addresses: Vec<IpAddr>) -> Progr
         },
         names: pod.dns_capture,
         inbound: if pod.bypass_inbound_capture { Inbound::Bypassed } else { Inbound::Captured },
+        virtual_interfaces: pod.reroute_virtual_interfaces.clone(),
         older: Older::LeftAlone,
     }
 }

@@ -163,6 +163,9 @@ pub struct Pod {
     /// Whether connections to it reach it uncaptured.
     #[serde(default)]
     pub bypass_inbound_capture: bool,
+    /// Interfaces inside the pod behind which virtual machines are.
+    #[serde(default)]
+    pub reroute_virtual_interfaces: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -16,8 +16,7 @@ const BYPASS: &str = "ambient.istio.io/bypass-inbound-capture";
 /// What the kubelet puts on the mirror of a static pod; the second one is the uid that the runtime knows.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const STATIC: &str = "kubernetes.io/config.hash";
-/// What Istio's CNI agent reads and this one does not.
-const IGNORED: [&str; 1] = ["istio.io/reroute-virtual-interfaces"];
+const VIRTUAL: &str = "istio.io/reroute-virtual-interfaces";
 /// The annotation by which istiod knows that a pod is captured.
 pub(super) const MARK: &str = "ambient.istio.io/redirection";
 /// Istio's node proxy.
@@ -86,9 +85,9 @@ impl Reading {
             addresses,
             names: object.annotation(NAMES).and_then(boolean),
             inbound: inbound(object.annotation(BYPASS)),
+            virtual_interfaces: list(object.annotation(VIRTUAL).unwrap_or_default()),
             standing: claim.standing(Namespace::Plain),
             mark: object.annotation(MARK).map(ToOwned::to_owned),
-            ignored: IGNORED.into_iter().filter(|name| object.annotation(name).is_some()).collect(),
         };
         Some(Self { pod, claim })
     }
@@ -167,6 +166,10 @@ fn inbound(bypass: Option<&str>) -> Inbound {
     if bypass.and_then(boolean) == Some(true) { Inbound::Bypassed } else { Inbound::Captured }
 }
 
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect()
+}
+
 /// As Istio's CNI agent reads it; anything else says nothing.
 fn boolean(text: &str) -> Option<bool> {
     match text {
@@ -201,10 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn annotations_that_mean_nothing_here_are_named() {
-        let annotations = json!({"istio.io/reroute-virtual-interfaces": "net1", "x": "y"});
-        let reading = read(pod("apps", json!(null), annotations, json!({}), "Running"));
-        assert_eq!(reading.judged(Ambient).ignored, ["istio.io/reroute-virtual-interfaces"]);
+    fn interfaces_of_virtual_machines() {
+        let cases = [("", &[][..]), (" , ,", &[]), ("net1", &["net1"]), (" net1 ,br-vm,", &["net1", "br-vm"])];
+        for (text, expected) in cases {
+            let annotations = json!({"istio.io/reroute-virtual-interfaces": text});
+            let pod = read(pod("apps", json!(null), annotations, json!({}), "Running")).judged(Ambient);
+            assert_eq!(pod.virtual_interfaces, expected, "{text}");
+        }
     }
 
     #[test]
@@ -323,7 +329,7 @@ mod tests {
         for (text, expected) in cases {
             let annotations = json!({"ambient.istio.io/bypass-inbound-capture": text});
             let pod = read(pod("apps", json!(null), annotations, json!({}), "Running")).judged(Ambient);
-            assert_eq!((pod.inbound, pod.ignored), (expected, Vec::new()), "{text}");
+            assert_eq!(pod.inbound, expected, "{text}");
         }
         let silent = read(pod("apps", json!(null), json!(null), json!({}), "Running"));
         assert_eq!(silent.judged(Ambient).inbound, Captured);

@@ -408,7 +408,7 @@ fn plain() -> Pod {
         standing: Standing::Member,
         mark: None,
         inbound: Inbound::Captured,
-        ignored: Vec::new(),
+        virtual_interfaces: Vec::new(),
     }
 }
 

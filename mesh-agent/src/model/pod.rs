@@ -66,6 +66,8 @@ pub struct Programs {
     /// Whether what the pod asks name servers is captured, if it is not as for the node's other pods.
     pub names: Option<bool>,
     pub inbound: Inbound,
+    /// Interfaces inside the pod behind which virtual machines are: what those open is the pod's.
+    pub virtual_interfaces: Vec<String>,
     pub older: Older,
 }
 

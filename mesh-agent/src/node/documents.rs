@@ -9,7 +9,6 @@ use super::{View, kubernetes};
 use crate::admin::documents::{
     Certificate, Config, Connections, Counter, Flows, Istiod, Kubernetes, Outside, Pod, Rejected, Revocation, Status,
 };
-use crate::bpf::attach::Mechanism;
 use crate::cni::install::{Installer, Standing};
 use crate::identity::certs::{self, CertState};
 use crate::kubernetes::LinkState;
@@ -46,14 +45,14 @@ pub(super) async fn flows(view: &View) -> Flows {
 }
 
 pub(super) fn pods(view: &View) -> Vec<Pod> {
-    view.pods.borrow().iter().map(|status| pod(status, view.mechanism)).collect()
+    view.pods.borrow().iter().map(|status| pod(status, view)).collect()
 }
 
-fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
+fn pod(status: &PodStatus, view: &View) -> Pod {
     let spec = &status.spec;
     // What is not known of a pod that somebody else redirects is left empty.
     let (by, programs) = match &spec.captured {
-        Captured::ByPrograms(programs) => (mechanism.as_str(), programs.clone()),
+        Captured::ByPrograms(programs) => (view.mechanism.as_str(), programs.clone()),
         Captured::ByRules => ("rules", Programs::default()),
     };
     let (state, error) = match &status.state {
@@ -73,6 +72,8 @@ fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
         state: state.to_owned(),
         capture: serving.then(|| by.to_owned()),
         bypasses_inbound: programs.inbound == Inbound::Bypassed,
+        virtual_interfaces: programs.virtual_interfaces,
+        missing_interfaces: if serving { view.capture.missing(&spec.uid) } else { Vec::new() },
         when_down: match programs.when_down {
             WhenDown::Refuse => "refuse".to_owned(),
             WhenDown::Pass => "pass".to_owned(),

@@ -27,6 +27,9 @@ pub(super) struct Undo {
     pub(super) clsact: bool,
     /// Interfaces that had no clsact discipline before.
     pub(super) own_qdisc: Vec<String>,
+    /// Interfaces of virtual machines that a program was attached to.
+    #[serde(default)]
+    pub(super) virtual_interfaces: Vec<String>,
     #[serde(default)]
     pub(super) pod: Option<Described>,
 }
@@ -44,6 +47,8 @@ pub(super) struct Described {
     names: Option<bool>,
     #[serde(default)]
     inbound: Noted,
+    #[serde(default)]
+    virtual_interfaces: Vec<String>,
 }
 
 /// [`Inbound`], as it is written.
@@ -85,6 +90,7 @@ impl Described {
             pass_when_down: programs.when_down == WhenDown::Pass,
             names: programs.names,
             inbound: programs.inbound.into(),
+            virtual_interfaces: programs.virtual_interfaces.clone(),
         }
     }
 
@@ -98,6 +104,7 @@ impl Described {
             when_down: if self.pass_when_down { WhenDown::Pass } else { WhenDown::Refuse },
             names: self.names,
             inbound: self.inbound.into(),
+            virtual_interfaces: self.virtual_interfaces,
             // They were dealt with when it was captured.
             older: Older::LeftAlone,
         };
@@ -188,6 +195,7 @@ mod tests {
             when_down: WhenDown::Pass,
             names: Some(false),
             inbound: Inbound::Bypassed,
+            virtual_interfaces: vec!["br-vm".into()],
             older: Older::LeftAlone,
         };
         let spec = PodSpec {

@@ -2,7 +2,9 @@
 
 use core::net::IpAddr;
 
-use super::{ACK, Egress, FIN, Flow, Ingress, RST, SYN, asks_name_server, egress as marked, ingress};
+use super::{
+    ACK, Egress, Entering, FIN, Flow, Ingress, RST, SYN, asks_name_server, egress as marked, entering, ingress,
+};
 use crate::abi::{
     AGENT_MARK, BYPASSED_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, OUTBOUND_PORT, PLAINTEXT_PORT,
 };
@@ -332,5 +334,24 @@ fn marks_differ_in_the_bits_that_count() {
     for (at, mark) in marks.iter().enumerate() {
         assert_eq!(mark & MARK_MASK, *mark);
         assert!(*mark != 0 && !marks[..at].contains(mark), "{mark:#x}");
+    }
+}
+
+/// To wherever: even the pod's own addresses and name servers are no exception, as with Istio's rules.
+#[test]
+fn what_a_virtual_machine_opens_is_captured() {
+    for config in configs() {
+        for (peer, far, own, flags) in packets() {
+            let flow = flow((FAR, own), (peer, far), flags);
+            let opens = flags & SYN != 0 && flags & ACK == 0;
+            let expected = match (opens, PASSING.contains(&config.phase)) {
+                (true, false) => Entering::Capture,
+                (true, true) => Entering::Pass,
+                (false, _) => Entering::LoopIfProxied,
+            };
+            for config in [config, PodConfig { bypass_inbound: 1, dns: 1, ..config }] {
+                assert_eq!(entering(&config, &flow), expected, "{config:?} {flow:?}");
+            }
+        }
     }
 }

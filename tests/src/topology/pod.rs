@@ -125,6 +125,13 @@ impl Pod {
         self
     }
 
+    /// Virtual machines are behind these interfaces of the pod.
+    #[must_use]
+    pub fn reroutes(mut self, interfaces: &[&str]) -> Self {
+        self.capture.insert("reroute_virtual_interfaces".to_owned(), interfaces.into());
+        self
+    }
+
     /// A further field of its entry under `workloads`, such as `healthy`, `capacity` or `locality`.
     #[must_use]
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {

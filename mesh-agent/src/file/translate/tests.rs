@@ -146,6 +146,17 @@ fn connections_to_a_pod_are_captured_unless_it_says_otherwise() {
 }
 
 #[test]
+fn virtual_machines_of_a_pod() {
+    let interfaces = |written: &str| {
+        let config = read(&with(&format!("pods:\n- {{name: web, netns: /n{written}}}\n"))).unwrap();
+        let Captured::ByPrograms(programs) = &config.pods[0].captured else { panic!("{:?}", config.pods) };
+        programs.virtual_interfaces.clone()
+    };
+    assert_eq!(interfaces(""), Vec::<String>::new());
+    assert_eq!(interfaces(", reroute_virtual_interfaces: [net1, br-vm]"), ["net1", "br-vm"]);
+}
+
+#[test]
 fn names_need_the_whole_mesh() {
     let read = |dns: &str| {
         let xds = format!("  name: n1\n  xds: {{address: 'https://i:15012', mode: on_demand}}\n{dns}");

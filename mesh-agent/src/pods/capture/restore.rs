@@ -81,6 +81,7 @@ impl Kernel {
     pub(super) fn clear(&self, uid: &str, routing: Routing) -> Result<(), CaptureError> {
         let known = self.owners.netns(uid);
         self.owners.remove(uid);
+        self.virtuals.forget(uid);
         self.pins.remove_pod(uid)?;
         if let Some(undo) = self.records.read(uid) {
             // A namespace that is gone has taken everything with it.
@@ -97,6 +98,9 @@ impl Kernel {
     fn undo(&self, undo: &Undo, routing: Routing) -> io::Result<()> {
         if undo.clsact {
             attach::detach_clsact(&undo.interface).ok();
+            for name in &undo.virtual_interfaces {
+                attach::detach_virtual(name, &self.pins.pod(&undo.uid), Mechanism::Clsact).ok();
+            }
         }
         for interface in &undo.own_qdisc {
             // An interface that is gone took its discipline with it.

@@ -170,7 +170,7 @@ impl Member {
             inbound: programs.inbound,
             standing: Standing::Member,
             mark: None,
-            ignored: Vec::new(),
+            virtual_interfaces: programs.virtual_interfaces.clone(),
         };
         let addresses = programs.addresses.clone();
         let site = Site::found(place, addresses, Older::LeftAlone, now);
@@ -338,6 +338,7 @@ fn spec(pod: &Pod, site: &Site, probers: &Probers) -> PodSpec {
         probe_ports: pod.probe_ports.clone(),
         names: pod.names,
         inbound: pod.inbound,
+        virtual_interfaces: pod.virtual_interfaces.clone(),
         older: site.older,
         ..Programs::default()
     };

@@ -56,7 +56,7 @@ fn pod(name: &str, standing: Standing) -> Pod {
         standing,
         mark: None,
         inbound: Inbound::Captured,
-        ignored: Vec::new(),
+        virtual_interfaces: Vec::new(),
     }
 }
 

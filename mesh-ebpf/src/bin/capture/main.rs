@@ -1,9 +1,10 @@
-//! Capture: three classifiers in the pod's network namespace. No packet is rewritten.
+//! Capture: classifiers in the pod's network namespace. No packet is rewritten.
 //!
 //! ```text
 //! application --- eth0 egress --[new or captured]--> lo ingress --> outbound listener or proxy socket
 //!                           \----[DNS queries]------> lo ingress --> DNS sockets
 //! network ------- eth0 ingress -[new]--> plaintext or HBONE listener
+//! virtual machine in the pod --[new]---> outbound listener
 //! ```
 //!
 //! Between pods of the node that have been granted it, packets go their way uncaptured: [`direct`].
@@ -27,6 +28,7 @@ use mesh_ebpf::lookup;
 use mesh_ebpf::packet::{Family, Packet, read};
 
 mod direct;
+mod virtuals;
 
 use direct::{Carried, Vouched};
 
