@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch::Receiver;
 
+use crate::model::Inbound;
 use crate::task::Tasks;
 use connect::Http;
 
@@ -45,11 +46,13 @@ pub struct Pod {
     pub probe_ports: Vec<u16>,
     /// Whether the pod's names are to be answered by the mesh, where its annotation says so.
     pub names: Option<bool>,
+    /// Whether connections to it are captured.
+    pub inbound: Inbound,
+    /// Behind which virtual machines are.
+    pub virtual_interfaces: Vec<String>,
     pub standing: Standing,
     /// The annotation by which istiod knows that the pod is captured, as it is now.
     pub mark: Option<String>,
-    /// Annotations of Istio's that the pod has, and that mean nothing here.
-    pub ignored: Vec<&'static str>,
 }
 
 impl Pod {

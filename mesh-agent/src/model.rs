@@ -26,7 +26,7 @@ pub mod world;
 pub use addr::{NextHop, OrigDst, Peer};
 pub use authorize::{Denied, Permit};
 pub use identity::{BadIdentity, Identity};
-pub use pod::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
+pub use pod::{Captured, Inbound, Older, PodNetns, PodSpec, Programs, WhenDown};
 pub use policy::{Policy, PolicyName};
 pub use route::{NoRoute, Route};
 pub use same_node::{SameNode, SameNodeModes};

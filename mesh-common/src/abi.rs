@@ -1,12 +1,14 @@
 //! Marks, ports and the ABI number.
 
 /// Number of the layout of everything pinned; a change of any map or program contract raises it.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Mark on every socket of the agent inside a pod (Istio's 0x539).
 pub const AGENT_MARK: u32 = 0x539;
 /// Mark on every captured packet (Istio's 0x111), which the policy route delivers locally.
 pub const CAPTURED_MARK: u32 = 0x111;
+/// Mark on packets of inbound connections that a pod has left to itself, and so on the sockets that accept them.
+pub const BYPASSED_MARK: u32 = 0x222;
 /// The bits of a packet mark that the mesh uses.
 pub const MARK_MASK: u32 = 0xfff;
 

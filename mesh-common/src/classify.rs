@@ -5,7 +5,7 @@
 //! pass is captured, and what is captured and finds no proxy socket is answered by a reset from inside the pod. What
 //! is asked of name servers is the exception: without an agent it goes its way.
 
-use crate::abi::{HBONE_PORT, NAME_SERVER_PORT, PLAINTEXT_PORT};
+use crate::abi::{BYPASSED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, NAME_SERVER_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use crate::maps::{Address, FlowKey, MAX_NODE_ADDRESSES, Phase, PodConfig};
 
 /// TCP header flags.
@@ -66,17 +66,25 @@ pub enum Egress {
     Loop,
     /// To the pod's own stack if a proxy socket exists there, else on its way.
     LoopIfProxied,
+    /// As [`Egress::LoopIfProxied`], for a reset: it carries nothing, and is no sign of an older connection.
+    ResetIfProxied,
     /// To the pod's own stack unless the flow is listed as older than the enrolment.
     LoopUnlessOlder,
     /// An answer to a kubelet probe.
     PassProbe,
+    /// Part of an inbound connection that the pod has left to itself.
+    PassBypassed,
     /// Not ours to take.
     Pass,
 }
 
 /// Decides for a TCP packet on its way out of the pod that does not carry the agent's mark.
+///
+/// A connection that bypassed the capture on its way in is known by its mark: the socket that accepted it has that of the
+/// packets that opened it, for its whole life and whatever the pod's setting is by then. What the pod opens itself is
+/// captured with any mark. Only the reset of a connection that nobody has accepted has none.
 #[inline(always)]
-pub fn egress(config: &PodConfig, flow: &Flow) -> Egress {
+pub fn egress(config: &PodConfig, flow: &Flow, mark: u32) -> Egress {
     if flow.opens() {
         return match takes_new(config) {
             false => Egress::Pass,
@@ -87,7 +95,19 @@ pub fn egress(config: &PodConfig, flow: &Flow) -> Egress {
     if is_probe(config, &flow.destination, flow.source_port) {
         return Egress::PassProbe;
     }
+    if mark & MARK_MASK == BYPASSED_MARK {
+        return Egress::PassBypassed;
+    }
+    if bypasses(config) && flow.flags & RST != 0 {
+        return Egress::ResetIfProxied;
+    }
     if config.phase == Phase::Strict as u32 { Egress::LoopUnlessOlder } else { Egress::LoopIfProxied }
+}
+
+/// Whether connections to the pod reach it uncaptured.
+#[inline(always)]
+const fn bypasses(config: &PodConfig) -> bool {
+    config.bypass_inbound == 1
 }
 
 /// Whether new connections are captured.
@@ -128,6 +148,8 @@ pub enum Ingress {
     ListenerIfUnknown(u16),
     /// A kubelet probe: straight to the application.
     PassProbe,
+    /// Straight to the application, because the pod wants it so: with [`BYPASSED_MARK`], so that the answers are known.
+    Bypass,
     Pass,
 }
 
@@ -136,6 +158,9 @@ pub enum Ingress {
 pub fn ingress(config: &PodConfig, flow: &Flow) -> Ingress {
     if is_probe(config, &flow.source, flow.destination_port) {
         return Ingress::PassProbe;
+    }
+    if bypasses(config) && !is_agents(flow.destination_port) {
+        return Ingress::Bypass;
     }
     if flow.opens() {
         if !takes_new(config) {
@@ -149,6 +174,33 @@ pub fn ingress(config: &PodConfig, flow: &Flow) -> Ingress {
         return Ingress::Pass;
     }
     Ingress::ListenerIfUnknown(PLAINTEXT_PORT)
+}
+
+/// Whether the agent listens on this port of the pod. All but the one for HBONE are reached by capture only.
+#[inline(always)]
+const fn is_agents(port: u16) -> bool {
+    matches!(port, OUTBOUND_PORT | PLAINTEXT_PORT | HBONE_PORT | DNS_PORT)
+}
+
+/// What to do with a packet that a virtual machine inside the pod sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entering {
+    /// A new connection: to the outbound listener.
+    Capture,
+    /// To the pod's own stack if a proxy socket exists there, else on its way: where that leaves the pod, [`egress`]
+    /// decides.
+    LoopIfProxied,
+    Pass,
+}
+
+/// Decides for a TCP packet that enters the pod from within, by an interface behind which a virtual machine is.
+#[inline(always)]
+pub fn entering(config: &PodConfig, flow: &Flow) -> Entering {
+    match (flow.opens(), takes_new(config)) {
+        (true, true) => Entering::Capture,
+        (true, false) => Entering::Pass,
+        (false, _) => Entering::LoopIfProxied,
+    }
 }
 
 /// Whether a packet between a node address and this port of the pod belongs to a kubelet probe.

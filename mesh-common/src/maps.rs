@@ -101,6 +101,9 @@ pub struct PodConfig {
     pub dns: u32,
     /// 1: the pod's connections to others of its node may go directly.
     pub direct: u32,
+    /// 1: connections to the pod reach the application without the agent, but for those to the agent's ports.
+    pub bypass_inbound: u32,
+    pub reserved: u32,
     /// Cookie of the pod's namespace.
     pub netns: u64,
     pub node_addresses: [Address; MAX_NODE_ADDRESSES],
@@ -115,6 +118,8 @@ impl PodConfig {
         node_count: 0,
         dns: 0,
         direct: 0,
+        bypass_inbound: 0,
+        reserved: 0,
         netns: 0,
         node_addresses: [[0; 16]; MAX_NODE_ADDRESSES],
         probe_ports: Ports::NONE,
@@ -244,10 +249,12 @@ pub enum Counter {
     DirectCut = 15,
     /// New connections that could have been carried so, and went to the agent because a map was full.
     DirectFull = 16,
+    /// New inbound connections that the pod has left to itself.
+    Bypassed = 17,
 }
 
 impl Counter {
-    pub const COUNT: u32 = 17;
+    pub const COUNT: u32 = 18;
     pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
         (Self::CapturedOut, "captured_outbound"),
         (Self::CapturedIn, "captured_inbound"),
@@ -266,10 +273,11 @@ impl Counter {
         (Self::Direct, "direct"),
         (Self::DirectCut, "direct_cut"),
         (Self::DirectFull, "direct_full"),
+        (Self::Bypassed, "inbound_bypassed"),
     ];
 }
 
-const _: () = assert!(size_of::<PodConfig>() == 32 + 128 + 8192);
+const _: () = assert!(size_of::<PodConfig>() == 40 + 128 + 8192);
 const _: () = assert!(size_of::<FlowKey>() == 36);
 const _: () = assert!(size_of::<FactsKey>() == 48);
 const _: () = assert!(size_of::<ConnFacts>() == 32);

@@ -149,16 +149,29 @@ fn words(address: &[u8; 16]) -> [u32; 4] {
 /// Marks the packet as captured and hands it to the pod's own stack by way of `lo`.
 #[inline(always)]
 pub fn to_own_stack(ctx: &TcContext, lo: u32) -> i32 {
-    ctx.set_mark((mark(ctx) & !MARK_MASK) | CAPTURED_MARK);
+    set_mark(ctx, CAPTURED_MARK);
     // SAFETY: a plain helper call.
     let action = unsafe { bpf_redirect(lo, u64::from(BPF_F_INGRESS)) };
     i32::try_from(action).unwrap_or(TC_ACT_SHOT)
+}
+
+/// Writes the mesh's bits of the packet's mark.
+#[inline(always)]
+pub fn set_mark(ctx: &TcContext, bits: u32) {
+    ctx.set_mark((mark(ctx) & !MARK_MASK) | bits);
 }
 
 #[inline(always)]
 pub fn mark(ctx: &TcContext) -> u32 {
     // SAFETY: the context pointer is valid for the program's run.
     unsafe { (*skb(ctx)).mark }
+}
+
+/// For whom the link layer takes the packet (`PACKET_HOST` and others).
+#[inline(always)]
+pub fn packet_type(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*skb(ctx)).pkt_type }
 }
 
 #[inline(always)]

@@ -9,6 +9,8 @@
 //! | [`traffic`] | bytes get through the mesh, and only through it, as they would without one |
 //! | [`dns`] | names of the mesh and of others |
 //! | [`policy`] | who is allowed, who is not, and when that changes |
+//! | [`bypass`] | pods that are reached without the mesh and reach others by it |
+//! | [`virtuals`] | virtual machines inside of pods |
 //! | [`direct`] | connections of pods of a node that the kernel carries |
 //! | [`gateways`] | ways through waypoints and other networks, with a real Envoy |
 //! | [`peers`] | wrong peers and garbage |
@@ -16,6 +18,7 @@
 //! | [`lifecycle`] | enrolment and its end, restarts, crashes, idling |
 //! | [`zds`] | pods that a CNI agent redirects and hands over |
 
+mod bypass;
 mod config;
 mod direct;
 mod dns;
@@ -26,6 +29,7 @@ mod policy;
 #[allow(dead_code, reason = "shared with the slow end-to-end tests, which ask more of it")]
 mod runner;
 mod traffic;
+mod virtuals;
 mod zds;
 
 use std::process::ExitCode;
@@ -36,6 +40,8 @@ const GROUPS: &[Group] = &[
     Group { name: "traffic", cases: traffic::CASES },
     Group { name: "dns", cases: &[dns::CASES] },
     Group { name: "policy", cases: &[policy::CASES] },
+    Group { name: "bypass", cases: &[bypass::CASES] },
+    Group { name: "virtuals", cases: &[virtuals::CASES] },
     Group { name: "direct", cases: &[direct::CASES] },
     Group { name: "gateways", cases: gateways::CASES },
     Group { name: "peers", cases: &[peers::CASES] },

@@ -54,6 +54,8 @@ pub struct Pod {
     pub state: String,
     /// `tcx` or `clsact`.
     pub capture: Option<String>,
+    pub bypasses_inbound: bool,
+    pub missing_interfaces: Vec<String>,
     pub when_down: String,
     pub listeners: Vec<u16>,
     pub error: Option<String>,

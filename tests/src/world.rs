@@ -121,13 +121,14 @@ fn lines(entries: impl Iterator<Item = Value>) -> String {
 }
 
 fn enrolled(pod: &Pod, netns: &str) -> Value {
-    json!({
+    let entry = json!({
         "name": pod.name,
         "namespace": pod.namespace,
         "netns": netns,
         "probe_ports": pod.probe_ports,
         "when_down": pod.when_down,
-    })
+    });
+    merged(entry, &pod.capture)
 }
 
 fn addressed(pod: &Pod) -> Map<String, Value> {

@@ -136,6 +136,15 @@ pub struct Pod {
     /// `tcx` or `clsact`, once captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<String>,
+    /// Connections to it are not captured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bypasses_inbound: bool,
+    /// Interfaces of virtual machines inside the pod, whose connections are the pod's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_interfaces: Vec<String>,
+    /// Those of them that are not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_interfaces: Vec<String>,
     /// `refuse` or `pass`.
     pub when_down: String,
     /// Ports that are listened on inside the pod.

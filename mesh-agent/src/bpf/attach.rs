@@ -53,7 +53,19 @@ struct Hook<'a> {
     direction: TcAttachType,
 }
 
+impl Hook<'_> {
+    /// The link's name among the pins of the pod. An interface's own may have signs in it that a file's may not.
+    fn pin(&self) -> String {
+        if self.program != VIRTUAL {
+            return self.program.to_owned();
+        }
+        let name: String = self.interface.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!("{VIRTUAL}_{name}")
+    }
+}
+
 const REOPEN: &str = "reopen";
+const VIRTUAL: &str = "virtual_ingress";
 
 /// Priority and handle of our filters, by which a second start finds them.
 const PRIORITY: u16 = 1;
@@ -62,7 +74,7 @@ const HANDLE_NUMBER: u16 = 0x539;
 
 /// Whether a tcx program is one of those that are attached here, by its name.
 pub(super) fn is_our_program(name: &str) -> bool {
-    hooks("").iter().any(|hook| hook.program == name)
+    name == VIRTUAL || hooks("").iter().any(|hook| hook.program == name)
 }
 
 /// Whether a filter is where ours are.
@@ -94,6 +106,47 @@ pub fn attachments<'a>(
         Ok(Box::new(move || put(program, &hook, pins, mechanism)))
     };
     hooks(interface).into_iter().map(work).collect()
+}
+
+fn behind(interface: &str) -> Hook<'_> {
+    Hook { program: VIRTUAL, interface, direction: TcAttachType::Ingress }
+}
+
+/// Attaches the program for packets of a virtual machine to the interface before it, in the place of a former agent's.
+pub fn attach_virtual(
+    capture: &mut Capture,
+    interface: &str,
+    pins: &Path,
+    mechanism: Mechanism,
+) -> Result<(), BpfError> {
+    let hook = behind(interface);
+    let program: &mut SchedClassifier = capture
+        .object
+        .program_mut(VIRTUAL)
+        .ok_or(BpfError::Missing(VIRTUAL))?
+        .try_into()
+        .map_err(|cause| failed(&hook, cause))?;
+    // It is loaded already if it is on another interface.
+    if program.fd().is_err() {
+        program.load().map_err(|cause| failed(&hook, cause))?;
+    }
+    match mechanism {
+        Mechanism::Tcx => attach_tcx(program, &hook, pins),
+        Mechanism::Clsact => attach_clsact(program, &hook),
+    }
+}
+
+/// Detaches it. That it is gone already, with its interface, is as good.
+pub fn detach_virtual(interface: &str, pins: &Path, mechanism: Mechanism) -> Result<(), BpfError> {
+    let hook = behind(interface);
+    if mechanism == Mechanism::Clsact {
+        qdisc_detach_program(name(interface)?.as_c_str(), TcHandle::from(hook.direction), hook.program).ok();
+    }
+    let path = pins.join(hook.pin());
+    match std::fs::remove_file(&path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(BpfError::File { path, cause }),
+        _ => Ok(()),
+    }
 }
 
 fn put(program: &mut Program, hook: &Hook<'_>, pins: &Path, mechanism: Mechanism) -> Result<(), BpfError> {
@@ -132,7 +185,7 @@ fn name(interface: &str) -> Result<CString, BpfError> {
 }
 
 fn attach_tcx(program: &mut SchedClassifier, hook: &Hook<'_>, pins: &Path) -> Result<(), BpfError> {
-    let pin = pins.join(hook.program);
+    let pin = pins.join(hook.pin());
     if pin.exists() {
         let link = FdLink::from(PinnedLink::from_pin(&pin)?);
         // A link whose interface is gone cannot be updated; it is replaced by a new one.

@@ -57,7 +57,8 @@ impl Capture {
         let origin = if complete { Origin::Adopted } else { Origin::Fresh };
         fs::create_dir_all(pins).map_err(|cause| BpfError::File { path: pins.to_owned(), cause })?;
         let mut loader = EbpfLoader::new();
-        for name in [names::CONFIG, names::PREEXISTING, names::COUNTERS] {
+        // Programs that are attached later, from another instance of the object, share the last one with the look-up.
+        for name in [names::CONFIG, names::PREEXISTING, names::COUNTERS, names::REOPENED] {
             loader.map_pin_path(name, pins.join(name));
         }
         let directly = match direct {

@@ -124,13 +124,26 @@ fn pods(pods: &[Pod]) -> String {
         vec![
             format!("{}/{}", pod.namespace, pod.name),
             or_dash(Some(&pod.addresses.join(", "))),
-            or_dash(pod.capture.as_deref()),
+            or_dash(pod.capture.as_deref().map(|by| captured(by, pod)).as_deref()),
             or_dash(Some(&ports.join(" "))),
             pod.when_down.clone(),
             state,
         ]
     };
     table(&["POD", "ADDRESSES", "CAPTURE", "LISTENING", "WHEN DOWN", "STATE"], pods.iter().map(row).collect(), &[])
+}
+
+/// By what, and what is not as with other pods.
+fn captured(by: &str, pod: &Pod) -> String {
+    let mut text = by.to_owned();
+    if pod.bypasses_inbound {
+        text += ", outbound only";
+    }
+    for interface in &pod.virtual_interfaces {
+        let missing = if pod.missing_interfaces.contains(interface) { " (missing)" } else { "" };
+        text += &format!(", {interface}{missing}");
+    }
+    text
 }
 
 fn certificates(certificates: &[Certificate]) -> String {

@@ -43,6 +43,13 @@ fn status() -> Status {
         error: Some("no such namespace".to_owned()),
         ..pod.clone()
     };
+    let gateway = Pod { name: "gate".to_owned(), bypasses_inbound: true, ..pod.clone() };
+    let machine = Pod {
+        name: "vm".to_owned(),
+        virtual_interfaces: vec!["net1".to_owned(), "br-vm".to_owned()],
+        missing_interfaces: vec!["br-vm".to_owned()],
+        ..pod.clone()
+    };
     let certificate = Certificate {
         identity: "spiffe://cluster.local/ns/default/sa/web".to_owned(),
         state: "valid".to_owned(),
@@ -67,7 +74,7 @@ fn status() -> Status {
         },
         istiod: None,
         kubernetes: None,
-        pods: vec![pod, failed],
+        pods: vec![pod, gateway, machine, failed],
         certificates: vec![certificate],
         revocation: None,
         connections: Connections { outbound: 3, inbound: 1 },
@@ -158,9 +165,11 @@ config       /etc/mesh.yaml, loaded 1m 1s ago: 5 workloads, 2 services, 1 polici
 connections  3 outbound, 1 inbound, on 2 shards
 log          info
 
-POD          ADDRESSES          CAPTURE  LISTENING          WHEN DOWN  STATE
-default/web  10.0.0.2, fd00::2  tcx      15001 15006 15008  refuse     captured
-default/job  -                  -        -                  refuse     failed: no such namespace
+POD           ADDRESSES          CAPTURE                     LISTENING          WHEN DOWN  STATE
+default/web   10.0.0.2, fd00::2  tcx                         15001 15006 15008  refuse     captured
+default/gate  10.0.0.2, fd00::2  tcx, outbound only          15001 15006 15008  refuse     captured
+default/vm    10.0.0.2, fd00::2  tcx, net1, br-vm (missing)  15001 15006 15008  refuse     captured
+default/job   -                  -                           -                  refuse     failed: no such namespace
 
 CERTIFICATE                               EXPIRES     RENEWS  STATE
 spiffe://cluster.local/ns/default/sa/web  in 22h 13m  5s ago  valid

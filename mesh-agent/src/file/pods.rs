@@ -9,7 +9,7 @@ use serde_saphyr::Spanned;
 use super::schema::{self, NodeFile};
 use super::translate::{Draft, Findings, Name};
 use crate::model::workload::{NetworkMode, Tunnel, TunnelEnd};
-use crate::model::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
+use crate::model::{Captured, Inbound, Older, PodNetns, PodSpec, Programs, WhenDown};
 
 /// What is known of a pod beside its entry.
 struct Described {
@@ -88,6 +88,8 @@ fn programs(file: &NodeFile, pod: &schema::Pod, addresses: Vec<IpAddr>) -> Progr
             schema::WhenDown::Pass => WhenDown::Pass,
         },
         names: pod.dns_capture,
+        inbound: if pod.bypass_inbound_capture { Inbound::Bypassed } else { Inbound::Captured },
+        virtual_interfaces: pod.reroute_virtual_interfaces.clone(),
         older: Older::LeftAlone,
     }
 }

@@ -160,6 +160,12 @@ pub struct Pod {
     pub when_down: WhenDown,
     /// Whether what it asks name servers is captured; default as the node says.
     pub dns_capture: Option<bool>,
+    /// Whether connections to it reach it uncaptured.
+    #[serde(default)]
+    pub bypass_inbound_capture: bool,
+    /// Interfaces inside the pod behind which virtual machines are.
+    #[serde(default)]
+    pub reroute_virtual_interfaces: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

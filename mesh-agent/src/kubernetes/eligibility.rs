@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use super::object::{NamespaceObject, PodObject, Status};
 use super::{Outside, Pod, Standing, probes};
+use crate::model::Inbound;
 
 const MODE: &str = "istio.io/dataplane-mode";
 const AMBIENT: &str = "ambient";
 const SIDECAR: &str = "sidecar.istio.io/status";
 const NAMES: &str = "ambient.istio.io/dns-capture";
+const BYPASS: &str = "ambient.istio.io/bypass-inbound-capture";
 /// What the kubelet puts on the mirror of a static pod; the second one is the uid that the runtime knows.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const STATIC: &str = "kubernetes.io/config.hash";
-/// What Istio's CNI agent reads and this one does not.
-const IGNORED: [&str; 2] = ["ambient.istio.io/bypass-inbound-capture", "istio.io/reroute-virtual-interfaces"];
+const VIRTUAL: &str = "istio.io/reroute-virtual-interfaces";
 /// The annotation by which istiod knows that a pod is captured.
 pub(super) const MARK: &str = "ambient.istio.io/redirection";
 /// Istio's node proxy.
@@ -83,9 +84,10 @@ impl Reading {
             probe_ports: probes::ports(&object.spec, &addresses),
             addresses,
             names: object.annotation(NAMES).and_then(boolean),
+            inbound: inbound(object.annotation(BYPASS)),
+            virtual_interfaces: list(object.annotation(VIRTUAL).unwrap_or_default()),
             standing: claim.standing(Namespace::Plain),
             mark: object.annotation(MARK).map(ToOwned::to_owned),
-            ignored: IGNORED.into_iter().filter(|name| object.annotation(name).is_some()).collect(),
         };
         Some(Self { pod, claim })
     }
@@ -160,6 +162,14 @@ fn addresses(status: &Status) -> Vec<IpAddr> {
     addresses
 }
 
+fn inbound(bypass: Option<&str>) -> Inbound {
+    if bypass.and_then(boolean) == Some(true) { Inbound::Bypassed } else { Inbound::Captured }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect()
+}
+
 /// As Istio's CNI agent reads it; anything else says nothing.
 fn boolean(text: &str) -> Option<bool> {
     match text {
@@ -175,7 +185,7 @@ mod tests {
 
     use super::super::object::{NamespaceObject, PodObject};
     use super::Namespace::{Ambient, Plain};
-    use super::{Namespace, Outside, Reading, Standing};
+    use super::{Inbound, Namespace, Outside, Reading, Standing};
 
     const EXCLUDED: &str = "kube-system";
 
@@ -194,10 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn annotations_that_mean_nothing_here_are_named() {
-        let annotations = json!({"ambient.istio.io/bypass-inbound-capture": "true", "x": "y"});
-        let reading = read(pod("apps", json!(null), annotations, json!({}), "Running"));
-        assert_eq!(reading.judged(Ambient).ignored, ["ambient.istio.io/bypass-inbound-capture"]);
+    fn interfaces_of_virtual_machines() {
+        let cases = [("", &[][..]), (" , ,", &[]), ("net1", &["net1"]), (" net1 ,br-vm,", &["net1", "br-vm"])];
+        for (text, expected) in cases {
+            let annotations = json!({"istio.io/reroute-virtual-interfaces": text});
+            let pod = read(pod("apps", json!(null), annotations, json!({}), "Running")).judged(Ambient);
+            assert_eq!(pod.virtual_interfaces, expected, "{text}");
+        }
     }
 
     #[test]
@@ -307,6 +320,19 @@ mod tests {
         assert_eq!(["1", "t", "true", "TRUE", "True"].map(read), [Some(true); 5]);
         assert_eq!(["0", "f", "false", "FALSE", "False"].map(read), [Some(false); 5]);
         assert_eq!(["", "yes", "tRue", " true"].map(read), [None; 4]);
+    }
+
+    #[test]
+    fn connections_to_a_pod_bypass_the_capture_only_if_it_says_so() {
+        use Inbound::{Bypassed, Captured};
+        let cases = [("true", Bypassed), ("1", Bypassed), ("false", Captured), ("", Captured), ("yes", Captured)];
+        for (text, expected) in cases {
+            let annotations = json!({"ambient.istio.io/bypass-inbound-capture": text});
+            let pod = read(pod("apps", json!(null), annotations, json!({}), "Running")).judged(Ambient);
+            assert_eq!(pod.inbound, expected, "{text}");
+        }
+        let silent = read(pod("apps", json!(null), json!(null), json!({}), "Running"));
+        assert_eq!(silent.judged(Ambient).inbound, Captured);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use self::server::{Call, Events, Server, another_root};
 use super::{Api, ApiError, Link, LinkState, Outside, Picture, Pod, Standing, Watched};
+use crate::model::Inbound;
 use crate::task::Tasks;
 
 mod server;
@@ -406,7 +407,8 @@ fn plain() -> Pod {
         names: None,
         standing: Standing::Member,
         mark: None,
-        ignored: Vec::new(),
+        inbound: Inbound::Captured,
+        virtual_interfaces: Vec::new(),
     }
 }
 

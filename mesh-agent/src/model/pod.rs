@@ -65,7 +65,19 @@ pub struct Programs {
     pub when_down: WhenDown,
     /// Whether what the pod asks name servers is captured, if it is not as for the node's other pods.
     pub names: Option<bool>,
+    pub inbound: Inbound,
+    /// Interfaces inside the pod behind which virtual machines are: what those open is the pod's.
+    pub virtual_interfaces: Vec<String>,
     pub older: Older,
+}
+
+/// What becomes of connections that come to the pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inbound {
+    #[default]
+    Captured,
+    /// They reach the application as if there were no mesh. Tunnels to the HBONE port are served all the same.
+    Bypassed,
 }
 
 /// What becomes of connections that are open when the capture begins.

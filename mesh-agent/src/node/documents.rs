@@ -9,11 +9,10 @@ use super::{View, kubernetes};
 use crate::admin::documents::{
     Certificate, Config, Connections, Counter, Flows, Istiod, Kubernetes, Outside, Pod, Rejected, Revocation, Status,
 };
-use crate::bpf::attach::Mechanism;
 use crate::cni::install::{Installer, Standing};
 use crate::identity::certs::{self, CertState};
 use crate::kubernetes::LinkState;
-use crate::model::{Captured, Identity, Programs, WhenDown};
+use crate::model::{Captured, Identity, Inbound, Programs, WhenDown};
 use crate::pods::driver::{PodState, PodStatus};
 use crate::pods::members::{Remark, What};
 use crate::proxy::record::documents;
@@ -46,14 +45,14 @@ pub(super) async fn flows(view: &View) -> Flows {
 }
 
 pub(super) fn pods(view: &View) -> Vec<Pod> {
-    view.pods.borrow().iter().map(|status| pod(status, view.mechanism)).collect()
+    view.pods.borrow().iter().map(|status| pod(status, view)).collect()
 }
 
-fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
+fn pod(status: &PodStatus, view: &View) -> Pod {
     let spec = &status.spec;
     // What is not known of a pod that somebody else redirects is left empty.
     let (by, programs) = match &spec.captured {
-        Captured::ByPrograms(programs) => (mechanism.as_str(), programs.clone()),
+        Captured::ByPrograms(programs) => (view.mechanism.as_str(), programs.clone()),
         Captured::ByRules => ("rules", Programs::default()),
     };
     let (state, error) = match &status.state {
@@ -72,6 +71,9 @@ fn pod(status: &PodStatus, mechanism: Mechanism) -> Pod {
         interface: programs.interface,
         state: state.to_owned(),
         capture: serving.then(|| by.to_owned()),
+        bypasses_inbound: programs.inbound == Inbound::Bypassed,
+        virtual_interfaces: programs.virtual_interfaces,
+        missing_interfaces: if serving { view.capture.missing(&spec.uid) } else { Vec::new() },
         when_down: match programs.when_down {
             WhenDown::Refuse => "refuse".to_owned(),
             WhenDown::Pass => "pass".to_owned(),

@@ -11,6 +11,7 @@ use self::config::{config, phase_of};
 pub use self::error::CaptureError;
 pub(super) use self::error::{entering, system};
 pub(super) use self::restore::Routing;
+use self::virtuals::Virtuals;
 use super::listeners::{Names, indexed, open_listeners};
 use super::namespace;
 use super::owners::{Claim, Owners, own_cookie};
@@ -31,6 +32,7 @@ use crate::sys::thread::{self, Work};
 mod config;
 mod error;
 mod restore;
+mod virtuals;
 
 /// An enrolled pod's namespace and listeners, one set per shard.
 #[derive(Debug)]
@@ -70,8 +72,16 @@ enum Before {
 pub trait Capture: std::fmt::Debug + Send + Sync + 'static {
     /// Opens `shards` sets of listeners and starts the capture, or adopts a former agent's.
     fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError>;
-    /// Applies changed probes and fail mode.
+    /// Applies changed probes, fail mode, names, and whether connections to the pod are captured.
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError>;
+    /// Looks whether interfaces of virtual machines inside the pod have come or gone.
+    fn follow(&self, _spec: &PodSpec) -> Result<(), CaptureError> {
+        Ok(())
+    }
+    /// Such interfaces that are not there.
+    fn missing(&self, _uid: &str) -> Vec<String> {
+        Vec::new()
+    }
     /// New connections pass from now on; captured ones go on.
     fn release(&self, uid: &str) -> Result<(), CaptureError>;
     /// Removes every trace of the pod's enrolment.
@@ -95,6 +105,7 @@ pub struct Kernel {
     logging: Logging,
     names: Names,
     owners: Owners,
+    virtuals: Virtuals,
     direct: Option<Arc<Direct>>,
 }
 
@@ -115,6 +126,7 @@ impl Kernel {
             logging,
             names: Names::default(),
             owners: Owners::new(facts),
+            virtuals: Virtuals::default(),
             direct: None,
         })
     }
@@ -211,6 +223,7 @@ impl Kernel {
             loaded.leave_alone(&older)?;
         }
         loaded.configure(&configured(Phase::Strict))?;
+        self.attach_virtuals(Pod { spec, programs })?;
         self.end_former(&spec.uid);
         if before == Before::Open && programs.older == Older::Cut {
             cut_older(&spec.uid);
@@ -301,10 +314,21 @@ impl Capture for Kernel {
     }
 
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError> {
-        let programs = Pod::of(spec)?.programs;
-        self.note(spec, programs).map_err(system("noting the pod's change"))?;
+        let pod = Pod::of(spec)?;
+        let (programs, netns) = (pod.programs, self.owners.netns(&spec.uid));
+        let netns = netns.map_or_else(|| open(&spec.netns), Ok)?;
+        netns.run(|| self.note(pod)).map_err(entering(&spec.netns))?.map_err(system("noting the pod's change"))?;
         let config = config(programs, Phase::Strict, self.captured(programs), self.directly(&spec.uid));
-        Ok(object::replace_config(&self.pins.pod(&spec.uid), &config)?)
+        object::replace_config(&self.pins.pod(&spec.uid), &config)?;
+        self.follow_virtuals(pod)
+    }
+
+    fn follow(&self, spec: &PodSpec) -> Result<(), CaptureError> {
+        self.follow_virtuals(Pod::of(spec)?)
+    }
+
+    fn missing(&self, uid: &str) -> Vec<String> {
+        self.virtuals.missing(uid)
     }
 
     fn release(&self, uid: &str) -> Result<(), CaptureError> {

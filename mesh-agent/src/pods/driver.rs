@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::leaving::Leaving;
@@ -20,6 +20,7 @@ use crate::sys::grace::{Expedited, GracePeriods};
 use crate::task::Limit;
 
 mod enrolling;
+mod following;
 mod leaving;
 mod settings;
 mod work;
@@ -81,6 +82,8 @@ impl Driver {
     pub async fn run(mut self, mut desired: Desired, stop: CancellationToken) {
         let Retry { first, cap } = self.settings.retry;
         let mut wait = first;
+        let mut look = tokio::time::interval(following::EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             let settled = self.converge(&mut desired).await;
             if settled {
@@ -96,6 +99,7 @@ impl Driver {
                 Ok(()) = self.ended.changed() => {}
                 Some(left) = self.leaving.next() => self.left(left).await,
                 () = tokio::time::sleep(wait), if !settled => wait = (wait * 2).min(cap),
+                _ = look.tick(), if self.follows() => self.follow().await,
                 () = tokio::time::sleep_until(quick_until), if self.quick.is_some() => self.quick = None,
                 () = stop.cancelled() => {}
             }

@@ -8,10 +8,13 @@ use std::io;
 
 use mesh_common::maps::FlowKey;
 
+use crate::model::Inbound;
 use crate::sys::netlink::{Change, Connection, Family, captured_rule, connections, destroy, local_route};
 use crate::sys::thread::Work;
 
 const CONF: &str = "/proc/sys/net/ipv4/conf";
+/// Whether a socket takes over the mark of the packet that opens its connection. It is for both families.
+const ACCEPTED_MARKS: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
 
 /// A sysctl that is to have a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,12 @@ pub(super) fn sysctls() -> io::Result<Vec<Sysctl>> {
     Ok(wanted)
 }
 
+/// The sysctl to change where connections to the pod bypass the capture: their answers are known by the mark of the sockets
+/// that accept them.
+pub(super) fn marks_of_accepted(inbound: Inbound) -> Option<Sysctl> {
+    (inbound == Inbound::Bypassed).then(|| Sysctl { path: ACCEPTED_MARKS.into(), value: "1".into() })
+}
+
 fn read_number(path: &str) -> io::Result<u8> {
     fs::read_to_string(path)?.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, path.to_owned()))
 }
@@ -57,7 +66,7 @@ pub(super) fn present(sysctls: &[Sysctl]) -> io::Result<Vec<(String, String)>> {
 /// Whether it is one of the files that an enrolment changes: records are read back from the disk.
 pub(super) fn is_ours(path: &str) -> bool {
     let parts: Vec<&str> = path.strip_prefix(CONF).unwrap_or_default().split('/').collect();
-    matches!(parts[..], ["", interface, "accept_local" | "rp_filter"] if interface != "..")
+    path == ACCEPTED_MARKS || matches!(parts[..], ["", interface, "accept_local" | "rp_filter"] if interface != "..")
 }
 
 pub(super) fn write(path: &str, value: &str) -> io::Result<()> {
@@ -93,4 +102,25 @@ fn older() -> io::Result<Vec<Connection>> {
     let mirrors: HashSet<Connection> =
         first.iter().chain(&second).map(|c| Connection { local: c.remote, remote: c.local }).collect();
     Ok(first.into_iter().filter(|c| !mirrors.contains(c)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_ours, marks_of_accepted};
+    use crate::model::Inbound;
+
+    #[test]
+    fn only_what_an_enrolment_changes_is_put_back() {
+        let conf = |rest: &str| format!("/proc/sys/net/ipv4/conf/{rest}");
+        let ours = [conf("lo/accept_local"), conf("eth0/rp_filter"), "/proc/sys/net/ipv4/tcp_fwmark_accept".to_owned()];
+        assert!(ours.iter().all(|path| is_ours(path)));
+        let others = [conf("../rp_filter"), conf("eth0/forwarding"), "/proc/sys/net/ipv4/ip_forward".to_owned()];
+        assert!(others.iter().all(|path| !is_ours(path)), "{others:?}");
+    }
+
+    #[test]
+    fn what_a_pod_changes_can_be_put_back() {
+        assert_eq!(marks_of_accepted(Inbound::Captured), None);
+        assert!(is_ours(&marks_of_accepted(Inbound::Bypassed).unwrap().path));
+    }
 }

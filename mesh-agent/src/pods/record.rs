@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::fs::file_name;
-use crate::model::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
+use crate::model::{Captured, Inbound, Older, PodNetns, PodSpec, Programs, WhenDown};
 use crate::sys::netns::Netns;
 
 /// The undo record of one pod. It holds no secrets.
@@ -27,6 +27,9 @@ pub(super) struct Undo {
     pub(super) clsact: bool,
     /// Interfaces that had no clsact discipline before.
     pub(super) own_qdisc: Vec<String>,
+    /// Interfaces of virtual machines that a program was attached to.
+    #[serde(default)]
+    pub(super) virtual_interfaces: Vec<String>,
     #[serde(default)]
     pub(super) pod: Option<Described>,
 }
@@ -42,6 +45,37 @@ pub(super) struct Described {
     node_addresses: Vec<IpAddr>,
     pass_when_down: bool,
     names: Option<bool>,
+    #[serde(default)]
+    inbound: Noted,
+    #[serde(default)]
+    virtual_interfaces: Vec<String>,
+}
+
+/// [`Inbound`], as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Noted {
+    #[default]
+    Captured,
+    Bypassed,
+}
+
+impl From<Inbound> for Noted {
+    fn from(inbound: Inbound) -> Self {
+        match inbound {
+            Inbound::Captured => Self::Captured,
+            Inbound::Bypassed => Self::Bypassed,
+        }
+    }
+}
+
+impl From<Noted> for Inbound {
+    fn from(noted: Noted) -> Self {
+        match noted {
+            Noted::Captured => Self::Captured,
+            Noted::Bypassed => Self::Bypassed,
+        }
+    }
 }
 
 impl Described {
@@ -55,6 +89,8 @@ impl Described {
             node_addresses: programs.node_addresses.clone(),
             pass_when_down: programs.when_down == WhenDown::Pass,
             names: programs.names,
+            inbound: programs.inbound.into(),
+            virtual_interfaces: programs.virtual_interfaces.clone(),
         }
     }
 
@@ -67,6 +103,8 @@ impl Described {
             node_addresses: self.node_addresses,
             when_down: if self.pass_when_down { WhenDown::Pass } else { WhenDown::Refuse },
             names: self.names,
+            inbound: self.inbound.into(),
+            virtual_interfaces: self.virtual_interfaces,
             // They were dealt with when it was captured.
             older: Older::LeftAlone,
         };
@@ -130,7 +168,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::{Described, Records, Undo};
-    use crate::model::{Captured, Older, PodNetns, PodSpec, Programs, WhenDown};
+    use crate::model::{Captured, Inbound, Older, PodNetns, PodSpec, Programs, WhenDown};
     use crate::sys::netns::Netns;
 
     #[test]
@@ -156,6 +194,8 @@ mod tests {
             node_addresses: vec!["10.0.0.1".parse().unwrap()],
             when_down: WhenDown::Pass,
             names: Some(false),
+            inbound: Inbound::Bypassed,
+            virtual_interfaces: vec!["br-vm".into()],
             older: Older::LeftAlone,
         };
         let spec = PodSpec {
@@ -183,5 +223,15 @@ mod tests {
         let text =
             r#"{"uid":"a","netns":"/n","cookie":1,"interface":"eth0","sysctls":[],"clsact":false,"own_qdisc":[]}"#;
         assert_eq!(serde_json::from_str::<Undo>(text).unwrap().pod, None);
+    }
+
+    #[test]
+    fn a_record_that_does_not_tell_of_inbound_connections_is_of_a_captured_pod() {
+        let text = r#"{"name":"a","namespace":"b","service_account":"c","addresses":[],"probe_ports":[],
+            "node_addresses":[],"pass_when_down":false,"names":null}"#;
+        let undo = Undo { pod: Some(serde_json::from_str(text).unwrap()), ..Undo::default() };
+        let spec = undo.pod.clone().unwrap().spec(&undo, Netns::current().unwrap());
+        let Captured::ByPrograms(programs) = spec.captured else { panic!("by programs") };
+        assert_eq!(programs.inbound, Inbound::Captured);
     }
 }

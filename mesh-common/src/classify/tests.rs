@@ -2,8 +2,12 @@
 
 use core::net::IpAddr;
 
-use super::{ACK, Egress, FIN, Flow, Ingress, RST, SYN, asks_name_server, egress, ingress};
-use crate::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use super::{
+    ACK, Egress, Entering, FIN, Flow, Ingress, RST, SYN, asks_name_server, egress as marked, entering, ingress,
+};
+use crate::abi::{
+    AGENT_MARK, BYPASSED_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, OUTBOUND_PORT, PLAINTEXT_PORT,
+};
 use crate::maps::{Address, MAX_NODE_ADDRESSES, Phase, PodConfig, mapped};
 
 const POD: [u8; 4] = [10, 40, 1, 10];
@@ -25,6 +29,11 @@ fn flow(source: ([u8; 4], u16), destination: ([u8; 4], u16), flags: u8) -> Flow 
         destination_port: destination.1,
         flags,
     }
+}
+
+/// What becomes of a packet without a mark.
+fn egress(config: &PodConfig, flow: &Flow) -> Egress {
+    marked(config, flow, 0)
 }
 
 #[test]
@@ -247,4 +256,102 @@ fn keys_are_mirrored() {
     assert_eq!(there.as_receiver(), back.as_sender());
     assert_eq!((there.as_sender().local, there.as_sender().local_port), (mapped(POD), 4000));
     assert_ne!(there.as_sender(), there.as_receiver());
+}
+
+fn bypassing(phase: Phase) -> PodConfig {
+    PodConfig { bypass_inbound: 1, ..config(phase) }
+}
+
+const ALL_PHASES: [Phase; 4] = [Phase::Learning, Phase::Strict, Phase::Draining, Phase::Attaching];
+
+#[test]
+fn what_bypasses_the_capture_on_its_way_in() {
+    for phase in ALL_PHASES {
+        let cases = [
+            (flow((FAR, 4000), (POD, 80), SYN), Ingress::Bypass),
+            (flow((FAR, 4000), (POD, 80), ACK), Ingress::Bypass),
+            (flow((FAR, 4000), (POD, 80), RST), Ingress::Bypass),
+            (flow((FAR, 80), (POD, 4000), SYN | ACK), Ingress::Bypass),
+            (flow((NODE, 4000), (POD, 8081), SYN), Ingress::Bypass),
+            (flow((NODE, 4000), (POD, 8080), SYN), Ingress::PassProbe),
+        ];
+        for (flow, expected) in cases {
+            assert_eq!(ingress(&bypassing(phase), &flow), expected, "{phase:?} {flow:?}");
+        }
+        // Tunnels are served, and the agent's other listeners are not reached by themselves.
+        for port in [HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, DNS_PORT] {
+            for flags in FLAGS {
+                let flow = flow((FAR, 4000), (POD, port), flags);
+                assert_eq!(ingress(&bypassing(phase), &flow), ingress(&config(phase), &flow), "{phase:?} {flow:?}");
+            }
+        }
+    }
+}
+
+/// What the pod opens, and what the agent carries for it, goes as in any other pod.
+#[test]
+fn a_bypass_is_for_what_comes_in() {
+    for phase in ALL_PHASES {
+        for (peer, far, own, flags) in packets().filter(|(.., flags)| flags & RST == 0) {
+            let flow = flow((POD, own), (peer, far), flags);
+            assert_eq!(egress(&bypassing(phase), &flow), egress(&config(phase), &flow), "{phase:?} {flow:?}");
+        }
+    }
+}
+
+/// Whatever the pod's setting and phase are by then; but nothing that the pod opens gets out by a mark.
+#[test]
+fn answers_are_known_by_their_mark() {
+    for config in configs().flat_map(|config| [config, PodConfig { bypass_inbound: 1, ..config }]) {
+        for (peer, far, own, flags) in packets() {
+            let flow = flow((POD, own), (peer, far), flags);
+            let opens = flags & SYN != 0 && flags & ACK == 0;
+            let (plain, verdict) = (egress(&config, &flow), marked(&config, &flow, BYPASSED_MARK | 0x5000));
+            let expected = if opens || plain == Egress::PassProbe { plain } else { Egress::PassBypassed };
+            assert_eq!(verdict, expected, "{config:?} {flow:?}");
+            for other in [CAPTURED_MARK, 0x5000, BYPASSED_MARK | 1] {
+                assert_eq!(marked(&config, &flow, other), plain, "{other:#x} {config:?} {flow:?}");
+            }
+        }
+    }
+}
+
+/// Where nobody listens the stack answers by a reset, and no socket gives that a mark.
+#[test]
+fn a_pod_that_is_reached_uncaptured_may_refuse() {
+    for phase in ALL_PHASES {
+        for flags in [RST, RST | ACK] {
+            let refusal = flow((POD, 80), (FAR, 4000), flags);
+            assert_eq!(egress(&bypassing(phase), &refusal), Egress::ResetIfProxied, "{phase:?}");
+            assert_ne!(egress(&config(phase), &refusal), Egress::ResetIfProxied, "{phase:?}");
+        }
+    }
+}
+
+#[test]
+fn marks_differ_in_the_bits_that_count() {
+    let marks = [AGENT_MARK, CAPTURED_MARK, BYPASSED_MARK];
+    for (at, mark) in marks.iter().enumerate() {
+        assert_eq!(mark & MARK_MASK, *mark);
+        assert!(*mark != 0 && !marks[..at].contains(mark), "{mark:#x}");
+    }
+}
+
+/// To wherever: even the pod's own addresses and name servers are no exception, as with Istio's rules.
+#[test]
+fn what_a_virtual_machine_opens_is_captured() {
+    for config in configs() {
+        for (peer, far, own, flags) in packets() {
+            let flow = flow((FAR, own), (peer, far), flags);
+            let opens = flags & SYN != 0 && flags & ACK == 0;
+            let expected = match (opens, PASSING.contains(&config.phase)) {
+                (true, false) => Entering::Capture,
+                (true, true) => Entering::Pass,
+                (false, _) => Entering::LoopIfProxied,
+            };
+            for config in [config, PodConfig { bypass_inbound: 1, dns: 1, ..config }] {
+                assert_eq!(entering(&config, &flow), expected, "{config:?} {flow:?}");
+            }
+        }
+    }
 }

@@ -57,7 +57,12 @@ pub(crate) fn of(namespace: &Namespace) -> Result<Traces> {
 /// The tcx programs on the namespace's interfaces: neither tc nor the bpftool of many distributions shows them. A kernel
 /// without tcx has none.
 fn programs(namespace: &Namespace) -> Vec<String> {
-    let hooks = [(c"lo", Ingress), (c"lo", Egress), (c"eth0", Ingress), (c"eth0", Egress)];
+    [c"lo", c"eth0"].into_iter().flat_map(|interface| on(namespace, interface)).collect()
+}
+
+/// Those on one interface.
+pub(crate) fn on(namespace: &Namespace, interface: &CStr) -> Vec<String> {
+    let hooks = [(interface, Ingress), (interface, Egress)];
     let on = |(interface, direction): (&CStr, TcAttachType)| -> Vec<String> {
         let programs = SchedClassifier::query_tcx(interface, direction).map(|(_, programs)| programs);
         let name = |program: &ProgramInfo| program.name_as_str().unwrap_or("without a name").to_owned();

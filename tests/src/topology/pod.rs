@@ -36,6 +36,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Further fields of its entry under `workloads`.
     pub more: Map<String, Value>,
+    /// Further fields of its entry under `pods`.
+    pub capture: Map<String, Value>,
 }
 
 impl Pod {
@@ -52,6 +54,7 @@ impl Pod {
             when_down: "refuse".to_owned(),
             addresses: Vec::new(),
             more: Map::new(),
+            capture: Map::new(),
         }
     }
 
@@ -112,6 +115,20 @@ impl Pod {
     #[must_use]
     pub fn passes_when_down(mut self) -> Self {
         "pass".clone_into(&mut self.when_down);
+        self
+    }
+
+    /// Connections to it are not captured.
+    #[must_use]
+    pub fn bypasses_inbound(mut self) -> Self {
+        self.capture.insert("bypass_inbound_capture".to_owned(), true.into());
+        self
+    }
+
+    /// Virtual machines are behind these interfaces of the pod.
+    #[must_use]
+    pub fn reroutes(mut self, interfaces: &[&str]) -> Self {
+        self.capture.insert("reroute_virtual_interfaces".to_owned(), interfaces.into());
         self
     }
 

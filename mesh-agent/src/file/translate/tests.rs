@@ -7,7 +7,7 @@ use crate::file::Config;
 use crate::file::problem::parse;
 use crate::file::schema::NodeFile;
 use crate::model::authorize::authorize;
-use crate::model::{Captured, Identity, Peer};
+use crate::model::{Captured, Identity, Inbound, Peer};
 
 const NODE: &str = "node:
   name: n1
@@ -132,6 +132,28 @@ fn names_pod_by_pod() {
     };
     let written = ["", ", dns_capture: true", ", dns_capture: false"].map(names);
     assert_eq!(written, [None, Some(true), Some(false)]);
+}
+
+#[test]
+fn connections_to_a_pod_are_captured_unless_it_says_otherwise() {
+    let inbound = |written: &str| {
+        let config = read(&with(&format!("pods:\n- {{name: web, netns: /n{written}}}\n"))).unwrap();
+        let Captured::ByPrograms(programs) = &config.pods[0].captured else { panic!("{:?}", config.pods) };
+        programs.inbound
+    };
+    let written = ["", ", bypass_inbound_capture: false", ", bypass_inbound_capture: true"].map(inbound);
+    assert_eq!(written, [Inbound::Captured, Inbound::Captured, Inbound::Bypassed]);
+}
+
+#[test]
+fn virtual_machines_of_a_pod() {
+    let interfaces = |written: &str| {
+        let config = read(&with(&format!("pods:\n- {{name: web, netns: /n{written}}}\n"))).unwrap();
+        let Captured::ByPrograms(programs) = &config.pods[0].captured else { panic!("{:?}", config.pods) };
+        programs.virtual_interfaces.clone()
+    };
+    assert_eq!(interfaces(""), Vec::<String>::new());
+    assert_eq!(interfaces(", reroute_virtual_interfaces: [net1, br-vm]"), ["net1", "br-vm"]);
 }
 
 #[test]

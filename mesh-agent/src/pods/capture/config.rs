@@ -3,7 +3,7 @@
 use mesh_common::maps::{MAX_NODE_ADDRESSES, Phase, PodConfig, address};
 
 use super::{Before, Names};
-use crate::model::{Programs, WhenDown};
+use crate::model::{Inbound, Programs, WhenDown};
 
 /// The phase that a pod which is captured already starts from.
 pub(super) fn phase_of(config: &PodConfig, before: Before) -> Phase {
@@ -20,6 +20,7 @@ pub(super) fn config(programs: &Programs, phase: Phase, names: Names, direct: Op
     let dns = u32::from(names == Names::Captured);
     let mut config = PodConfig { phase: phase as u32, lo: crate::sys::netlink::LO, dns, ..PodConfig::EMPTY };
     (config.direct, config.netns) = (u32::from(direct.is_some()), direct.unwrap_or_default());
+    config.bypass_inbound = u32::from(programs.inbound == Inbound::Bypassed);
     config.fail_open = u32::from(programs.when_down == WhenDown::Pass);
     programs.probe_ports.iter().for_each(|port| config.probe_ports.insert(*port));
     for (slot, ip) in config.node_addresses.iter_mut().zip(programs.node_addresses.iter().take(MAX_NODE_ADDRESSES)) {

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::error::{CaptureError, entering, system};
 use super::{Kernel, Pod};
 use crate::bpf::attach::{self, Mechanism};
-use crate::model::{PodNetns, PodSpec, Programs};
-use crate::pods::namespace;
+use crate::model::{PodNetns, PodSpec};
+use crate::pods::namespace::{self, Sysctl};
 use crate::pods::owners::own_cookie;
 use crate::pods::record::{Described, Undo};
 use crate::sys::netlink::{Change, LO_NAME, clsact};
@@ -25,7 +25,8 @@ pub(in crate::pods) enum Routing {
 impl Kernel {
     /// Puts sysctls in place, having first noted what they replace, and that rules and routes are to come.
     pub(super) fn prepare(&self, Pod { spec, programs }: Pod<'_>, cookie: u64) -> io::Result<()> {
-        let wanted = namespace::sysctls()?;
+        let mut wanted = namespace::sysctls()?;
+        wanted.extend(namespace::marks_of_accepted(programs.inbound));
         let netns = restorable(&spec.netns)?;
         let mut undo = self.records.read(&spec.uid).unwrap_or_else(|| Undo {
             uid: spec.uid.to_string(),
@@ -45,7 +46,20 @@ impl Kernel {
                 }
             }
         }
-        for (path, value) in namespace::present(&wanted)? {
+        self.put(undo, &wanted)
+    }
+
+    /// Notes what the pod is captured as from now on, and puts in place what it needs for that. What it needs no more stays
+    /// until the pod is withdrawn: open connections may.
+    pub(super) fn note(&self, Pod { spec, programs }: Pod<'_>) -> io::Result<()> {
+        let Some(undo) = self.records.read(&spec.uid) else { return Ok(()) };
+        let undo = Undo { pod: Some(Described::of(spec, programs)), ..undo };
+        self.put(undo, namespace::marks_of_accepted(programs.inbound).as_slice())
+    }
+
+    /// Writes the record and then the sysctls, with what they replace in the record.
+    fn put(&self, mut undo: Undo, wanted: &[Sysctl]) -> io::Result<()> {
+        for (path, value) in namespace::present(wanted)? {
             // The first value noted is the one that was there before us.
             if !undo.sysctls.iter().any(|(noted, _)| *noted == path) {
                 undo.sysctls.push((path, value));
@@ -53,14 +67,6 @@ impl Kernel {
         }
         self.records.write(&undo)?;
         wanted.iter().try_for_each(|sysctl| namespace::write(&sysctl.path, &sysctl.value))
-    }
-
-    /// Notes what the pod is captured as from now on.
-    pub(super) fn note(&self, spec: &PodSpec, programs: &Programs) -> io::Result<()> {
-        match self.records.read(&spec.uid) {
-            Some(undo) => self.records.write(&Undo { pod: Some(Described::of(spec, programs)), ..undo }),
-            None => Ok(()),
-        }
     }
 
     /// Removes the pod's programs and what they needed, and the directories that are empty then. With [`Routing::Leave`] the
@@ -75,6 +81,7 @@ impl Kernel {
     pub(super) fn clear(&self, uid: &str, routing: Routing) -> Result<(), CaptureError> {
         let known = self.owners.netns(uid);
         self.owners.remove(uid);
+        self.virtuals.forget(uid);
         self.pins.remove_pod(uid)?;
         if let Some(undo) = self.records.read(uid) {
             // A namespace that is gone has taken everything with it.
@@ -91,6 +98,9 @@ impl Kernel {
     fn undo(&self, undo: &Undo, routing: Routing) -> io::Result<()> {
         if undo.clsact {
             attach::detach_clsact(&undo.interface).ok();
+            for name in &undo.virtual_interfaces {
+                attach::detach_virtual(name, &self.pins.pod(&undo.uid), Mechanism::Clsact).ok();
+            }
         }
         for interface in &undo.own_qdisc {
             // An interface that is gone took its discipline with it.

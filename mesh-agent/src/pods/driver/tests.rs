@@ -114,6 +114,10 @@ impl Capture for Paper {
         self.note(&format!("reconfigure {}", spec.uid), &format!(" {:?}", programs.probe_ports))
     }
 
+    fn follow(&self, spec: &PodSpec) -> Result<(), CaptureError> {
+        self.note(&format!("follow {}", spec.uid), "")
+    }
+
     fn release(&self, uid: &str) -> Result<(), CaptureError> {
         self.note(&format!("release {uid}"), self.served(uid))
     }
@@ -403,6 +407,26 @@ fn a_change_that_fails_is_retried_and_leaves_one_set_of_listeners() {
         node.want(&[]);
         node.until(&[]).await;
         assert_eq!(node.finish().await.last().map(String::as_str), Some("withdraw a, not served"));
+    });
+}
+
+/// Again and again, also after a failure, and only where there may be any.
+#[test]
+fn virtual_machines_are_looked_for() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let virtual_interfaces = vec!["br-vm".to_owned()];
+        let programs = Programs { interface: "eth0".into(), virtual_interfaces, ..Programs::default() };
+        let host = captured("a", "/a", Captured::ByPrograms(programs));
+        let mut node = Node::start(Paper::failing(&[("follow a", 1)]), OnShutdown::Keep, NO_TIME, &[host, pod("b")]);
+        node.until(&["a enrolled", "b enrolled"]).await;
+        node.until_called("follow a", 3).await;
+        node.want(&[pod("b")]);
+        node.until(&["b enrolled"]).await;
+        let before = node.paper.calls().len();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(node.paper.calls().len(), before, "nobody is left who has any");
+        assert!(node.finish().await.iter().all(|call| call != "follow b"));
     });
 }
 

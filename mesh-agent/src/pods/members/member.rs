@@ -167,9 +167,10 @@ impl Member {
             addresses: programs.addresses.clone(),
             probe_ports: programs.probe_ports.clone(),
             names: programs.names,
+            inbound: programs.inbound,
             standing: Standing::Member,
             mark: None,
-            ignored: Vec::new(),
+            virtual_interfaces: programs.virtual_interfaces.clone(),
         };
         let addresses = programs.addresses.clone();
         let site = Site::found(place, addresses, Older::LeftAlone, now);
@@ -336,6 +337,8 @@ fn spec(pod: &Pod, site: &Site, probers: &Probers) -> PodSpec {
         addresses: addresses.clone(),
         probe_ports: pod.probe_ports.clone(),
         names: pod.names,
+        inbound: pod.inbound,
+        virtual_interfaces: pod.virtual_interfaces.clone(),
         older: site.older,
         ..Programs::default()
     };

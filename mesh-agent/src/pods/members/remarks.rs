@@ -21,8 +21,6 @@ pub enum What {
     Sought(String),
     /// The annotation that tells istiod of the capture is not as it should be.
     Unmarked(String),
-    /// It has this annotation, which means nothing here.
-    Ignored(&'static str),
 }
 
 impl fmt::Display for What {
@@ -31,9 +29,6 @@ impl fmt::Display for What {
             Self::Outside(reason) => reason.fmt(f),
             Self::Sought(reason) => write!(f, "its network namespace is looked for: {reason}"),
             Self::Unmarked(error) => write!(f, "its annotation could not be written: {error}"),
-            Self::Ignored(name) => {
-                write!(f, "its annotation {name} has no effect: both directions are captured, on one interface")
-            }
         }
     }
 }
@@ -50,9 +45,6 @@ pub(super) fn of(member: &Member) -> Vec<Remark> {
         all.push(What::Sought(member.lost.clone().unwrap_or_else(|| none.to_owned())));
     }
     all.extend(member.marking.error.clone().map(What::Unmarked));
-    if member.is_member() {
-        all.extend(member.pod.ignored.iter().copied().map(What::Ignored));
-    }
     let (namespace, name) = (&member.pod.namespace, &member.pod.name);
     all.into_iter().map(|what| Remark { namespace: namespace.clone(), name: name.clone(), what }).collect()
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::cni::Sandbox;
 use crate::kubernetes::Outside;
 use crate::model::pod::PodState;
-use crate::model::{Captured, PodNetns, Programs};
+use crate::model::{Captured, Inbound, PodNetns, Programs};
 use crate::pods::find::Place;
 use crate::sys::netns::Netns;
 
@@ -48,7 +48,8 @@ fn pod(uid: &str, standing: Standing) -> Pod {
         names: None,
         standing,
         mark: None,
-        ignored: Vec::new(),
+        inbound: Inbound::Captured,
+        virtual_interfaces: Vec::new(),
     }
 }
 
@@ -189,7 +190,9 @@ fn a_member_that_runs_already_is_looked_for() {
             "name-quiet its network namespace is looked for: it has no address yet",
         ]
     );
-    let changed = Pod { probe_ports: vec![1], ..pod("a", MEMBER) };
+    let virtual_interfaces = vec!["br-vm".to_owned()];
+    let inbound = Inbound::Bypassed;
+    let changed = Pod { probe_ports: vec![1], inbound, virtual_interfaces, ..pod("a", MEMBER) };
     assert_eq!(looks_for(&node.picture(&[changed, quiet])), ["a"], "at once when its picture changes");
     node.found("a", Ok(place(&a)));
     assert_eq!(node.wanted(), [("a".to_owned(), a.clone())]);
@@ -200,6 +203,8 @@ fn a_member_that_runs_already_is_looked_for() {
         addresses: vec![ip("10.0.0.7")],
         probe_ports: vec![1],
         node_addresses: vec![ip("10.0.0.1"), ip("192.0.2.1")],
+        inbound: Inbound::Bypassed,
+        virtual_interfaces: vec!["br-vm".into()],
         ..Programs::default()
     };
     assert_eq!((&*spec.name, &*spec.namespace, &*spec.service_account), ("name-a", "shop", "sa"));
@@ -267,17 +272,6 @@ fn who_was_there_before_us_or_was_announced_has_not_gone_around() {
     node.picture(&[]);
     node.picture(&[pod("a", MEMBER)]);
     assert_eq!(missed(&node.found("a", Ok(place(&a)))), [], "there is no plugin");
-}
-
-#[test]
-fn what_an_annotation_asks_for_in_vain_is_told() {
-    let mut node = Node::new();
-    let asks = |standing| Pod { ignored: vec!["x.example/y"], ..pod("a", standing) };
-    node.picture(&[asks(MEMBER)]);
-    let told = |node: &Node| node.members.remarks().iter().any(|one| one.what == What::Ignored("x.example/y"));
-    assert!(told(&node));
-    node.picture(&[asks(UNLABELLED)]);
-    assert!(!told(&node), "it is none of ours");
 }
 
 #[test]

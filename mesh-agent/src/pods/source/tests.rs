@@ -10,8 +10,8 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::kubernetes::{Outside, Standing};
-use crate::model::PodNetns;
 use crate::model::pod::PodState;
+use crate::model::{Inbound, PodNetns};
 use crate::task::Tasks;
 
 /// How long the API server takes.
@@ -55,7 +55,8 @@ fn pod(name: &str, standing: Standing) -> Pod {
         names: None,
         standing,
         mark: None,
-        ignored: Vec::new(),
+        inbound: Inbound::Captured,
+        virtual_interfaces: Vec::new(),
     }
 }
 

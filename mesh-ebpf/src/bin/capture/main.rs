@@ -1,9 +1,10 @@
-//! Capture: three classifiers in the pod's network namespace. No packet is rewritten.
+//! Capture: classifiers in the pod's network namespace. No packet is rewritten.
 //!
 //! ```text
 //! application --- eth0 egress --[new or captured]--> lo ingress --> outbound listener or proxy socket
 //!                           \----[DNS queries]------> lo ingress --> DNS sockets
 //! network ------- eth0 ingress -[new]--> plaintext or HBONE listener
+//! virtual machine in the pod --[new]---> outbound listener
 //! ```
 //!
 //! Between pods of the node that have been granted it, packets go their way uncaptured: [`direct`].
@@ -17,16 +18,17 @@ use aya_ebpf::macros::{classifier, map, sk_lookup};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use aya_ebpf::programs::{SkLookupContext, TcContext};
 use aya_log_ebpf::debug;
-use mesh_common::abi::{AGENT_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, OUTBOUND_PORT};
+use mesh_common::abi::{AGENT_MARK, BYPASSED_MARK, CAPTURED_MARK, DNS_PORT, HBONE_PORT, MARK_MASK, OUTBOUND_PORT};
 use mesh_common::classify::{self, ACK, Egress, Flow, Ingress, SYN};
 use mesh_common::direct::Segment;
 use mesh_common::maps::{Counter, FlowKey, ListenerIndex, PodConfig};
-use mesh_ebpf::act::{Listener, Owner, Then, datagrams, listener, mark, owner, to_own_stack};
+use mesh_ebpf::act::{Listener, Owner, Then, datagrams, listener, mark, owner, set_mark, to_own_stack};
 use mesh_ebpf::count::count;
 use mesh_ebpf::lookup;
 use mesh_ebpf::packet::{Family, Packet, read};
 
 mod direct;
+mod virtuals;
 
 use direct::{Carried, Vouched};
 
@@ -95,7 +97,7 @@ fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), s
             Carried::No => {}
         }
     }
-    match classify::egress(config, flow) {
+    match classify::egress(config, flow, mark(ctx)) {
         Egress::Capture => match directly(ctx, config, flow, segment) {
             Vouched::Yes => passed(Counter::Direct),
             Vouched::Full | Vouched::No => capture(ctx, config, flow, family),
@@ -105,6 +107,10 @@ fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), s
         Egress::LoopIfProxied => match owner(ctx, flow, family) {
             Owner::Connection => to_own_stack(ctx, config.lo),
             Owner::Nobody => passed(Counter::Preexisting),
+        },
+        Egress::ResetIfProxied => match owner(ctx, flow, family) {
+            Owner::Connection => to_own_stack(ctx, config.lo),
+            Owner::Nobody => TC_ACT_UNSPEC,
         },
         Egress::LoopUnlessOlder => {
             // A listed connection may have ended, and the agent's own socket may have got its addresses: then the packet
@@ -121,7 +127,7 @@ fn leave(ctx: &TcContext, config: &PodConfig, (flow, family): (&Flow, Family), s
             }
             TC_ACT_UNSPEC
         }
-        Egress::PassProbe => TC_ACT_UNSPEC,
+        Egress::PassProbe | Egress::PassBypassed => TC_ACT_UNSPEC,
     }
 }
 
@@ -184,11 +190,18 @@ fn connect_to_ask(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Fami
     }
 }
 
-/// Packets that the egress program sent round to the pod's own stack. Everything else on `lo` is the pod's own affair.
+/// Packets that the egress program sent round to the pod's own stack. Everything else on `lo` is the pod's own affair,
+/// but for the agent's mark on what it sends to applications: where sockets take over the mark of who connects
+/// ([`bypass`]), theirs would pass for the agent's.
 #[classifier]
 pub fn lo_ingress(ctx: TcContext) -> i32 {
-    if mark(&ctx) & MARK_MASK != CAPTURED_MARK {
-        return TC_ACT_UNSPEC;
+    match mark(&ctx) & MARK_MASK {
+        CAPTURED_MARK => {}
+        AGENT_MARK => {
+            set_mark(&ctx, 0);
+            return TC_ACT_UNSPEC;
+        }
+        _ => return TC_ACT_UNSPEC,
     }
     // The packet carries the next hop's hardware address, so the stack would take it for somebody else's.
     if ctx.skb.change_type(PACKET_HOST).is_err() {
@@ -241,6 +254,7 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
             }
             return TC_ACT_UNSPEC;
         }
+        Ingress::Bypass => return bypass(ctx, flow, may_be_direct && direct::vouched(config, flow)),
         Ingress::ListenerIfUnknown(port) => {
             // The last of a handshake with the application may be all that tells of it: SYN cookies.
             if owner(ctx, flow, family) == Owner::Connection || (may_be_direct && direct::vouched(config, flow)) {
@@ -269,6 +283,20 @@ fn arrive(ctx: &TcContext, config: &PodConfig, flow: &Flow, family: Family) -> i
         Listener::Found => TC_ACT_UNSPEC,
         Listener::Missing => without_listener(config, &flow.as_receiver()),
     }
+}
+
+/// Lets a packet go to the application with a mark that the socket which accepts the connection takes over: by that the
+/// egress program knows the answers. (All packets have it, because with SYN cookies it is the last of the handshake that
+/// counts.) Connections that the kernel carries for the agent are known otherwise, and must not outlive its permission.
+#[inline(always)]
+fn bypass(ctx: &TcContext, flow: &Flow, vouched: bool) -> i32 {
+    if !vouched {
+        if flow.opens() {
+            count(&COUNTERS, Counter::Bypassed);
+        }
+        set_mark(ctx, BYPASSED_MARK);
+    }
+    TC_ACT_UNSPEC
 }
 
 /// Gives a packet to the agent's listener on `port`.
