@@ -40,7 +40,7 @@ use crate::bpf::fs::Pins;
 use crate::bpf::object::Logging;
 use crate::dns;
 use crate::file::given::Given;
-use crate::file::schema::{CaptureBy, Node};
+use crate::file::schema::{CaptureBy, Node, Steering};
 use crate::file::watch::Edits;
 use crate::file::{self, Config, LoadState};
 use crate::identity::ca::CaClient;
@@ -52,8 +52,9 @@ use crate::pods::listeners::Names;
 use crate::pods::redirected::Redirected;
 use crate::proxy::record::{Books, KernelFacts};
 use crate::proxy::shard::{Deps, Shards, Threads};
+use crate::sys::cores::Homes;
 use crate::sys::socket;
-use crate::sys::{caps, kernel, limits, memory, mounts, signal};
+use crate::sys::{caps, cores, kernel, limits, memory, mounts, signal};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::telemetry::announced::Announced;
@@ -244,8 +245,12 @@ fn shards(
     metrics: &Metrics,
     (kernel, demand): (&KernelParts, Option<Demand>),
 ) -> anyhow::Result<(Shards, Threads)> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let count = node.shards.unwrap_or(cores).max(1);
+    let cores = match node.steering {
+        Steering::Spread => Vec::new(),
+        Steering::Core => cores::usable().context("asking for the cores that may be used")?,
+    };
+    // A container may be given less time than it may use cores.
+    let count = node.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let carrier = |direct: &Arc<Direct>| -> Arc<dyn direct::Kernel> {
         Arc::new(direct::Carrier::new(Arc::clone(direct), cgroup(node).as_deref(), count))
     };
@@ -269,7 +274,7 @@ fn shards(
     let facts = kernel.facts.clone();
     let traffic = metrics.traffic().clone();
     let books = move |shard| Books::new(shard, traffic.table(), facts.clone());
-    Shards::start(count, &deps, books).context("starting the shards")
+    Shards::start(Homes::new(count, &cores), &deps, books).context("starting the shards")
 }
 
 /// The configuration in force, and its parts for those who need only one.

@@ -18,6 +18,7 @@ mod joined;
 mod locals;
 mod names;
 mod outbound;
+mod placement;
 mod plaintext;
 mod pod;
 mod proxy_protocol;

@@ -1,6 +1,7 @@
 //! The operating system's room: namespaces, socket options, netlink. One of the two rooms where `unsafe` may live.
 
 pub mod caps;
+pub mod cores;
 pub mod datagram;
 pub mod grace;
 pub mod kernel;

@@ -7,6 +7,7 @@ mod bytes;
 mod endings;
 mod long;
 mod many;
+mod placed;
 mod ports;
 mod seen;
 mod stalls;
@@ -18,7 +19,7 @@ use mesh_e2e::{Pod, Service, Topology};
 use crate::runner::{Case, Fixture};
 
 pub(crate) const CASES: &[&[Case]] =
-    &[ways::CASES, endings::CASES, seen::CASES, bytes::CASES, many::CASES, ports::CASES, stalls::CASES];
+    &[ways::CASES, endings::CASES, seen::CASES, bytes::CASES, many::CASES, ports::CASES, stalls::CASES, placed::CASES];
 
 /// Port that applications listen on.
 const APP: u16 = 8080;

@@ -102,6 +102,8 @@ pub struct Flow {
     pub security: String,
     pub policy: Option<String>,
     pub age_ms: u64,
+    /// Of the agent that tells of it.
+    pub shard: u32,
     pub to_server: u64,
     pub to_client: u64,
     pub rtt_us: Option<u32>,

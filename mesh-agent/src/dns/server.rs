@@ -42,9 +42,9 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens them in the thread's namespace.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self { datagrams: datagram::bind(DNS_PORT)?, listener: listen(DNS_PORT)?, answers: Answers::open()? })
+    /// Opens them in the thread's namespace; see [`listen`] for `home`.
+    pub fn open(home: Option<usize>) -> io::Result<Self> {
+        Ok(Self { datagrams: datagram::bind(DNS_PORT)?, listener: listen(DNS_PORT, home)?, answers: Answers::open()? })
     }
 
     /// Where connections to name servers are accepted.

@@ -65,6 +65,8 @@ pub struct Node {
     /// Threads that carry traffic; default one per core.
     #[serde(default, deserialize_with = "shards")]
     pub shards: Option<usize>,
+    #[serde(default)]
+    pub steering: Steering,
     #[serde(default = "run_dir")]
     pub run_dir: PathBuf,
     #[serde(default = "bpf_fs")]
@@ -275,6 +277,17 @@ fn name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::
 
 /// Threads; more than this is a slip of the pen.
 const MOST_SHARDS: usize = 1024;
+
+/// Which of the shards a connection gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Steering {
+    /// Any, by its addresses.
+    #[default]
+    Spread,
+    /// That of the core on which it comes up, which stays there.
+    Core,
+}
 
 fn shards<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     match Option::<usize>::deserialize(deserializer)? {

@@ -25,7 +25,7 @@ pub(super) async fn status(view: &View) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_s: view.started.elapsed().as_secs(),
-        shards: u32::try_from(view.shards.count()).unwrap_or(u32::MAX),
+        shards: u32::try_from(view.shards.homes().count()).unwrap_or(u32::MAX),
         pending: view.ready.pending(),
         config: config(view),
         istiod: view.istiod.as_ref().map(|istiod| self::istiod(&istiod.status.borrow())),

@@ -18,6 +18,8 @@ pub(super) fn register(metrics: &Metrics, view: &View) {
     add(Kind::Gauge, "workload_manager_active_proxy_count", "Pods whose traffic the agent carries", active);
     add(Kind::Gauge, "workload_manager_pending_proxy_count", "Pods that are to be enrolled and are not", pending);
     add(Kind::Counter, "workload_manager_proxies_started", "Pods that were taken up since the agent's start", started);
+    let text = "Outbound connections that live on another shard than they came up on";
+    add(Kind::Counter, "mesh_connections_moved", text, moved);
     add(Kind::Counter, "workload_manager_proxies_stopped", "Pods that were given up since the agent's start", stopped);
     add(Kind::Counter, "mesh_capture_events", "What the capture programs did, by pod and event", capture);
     add(Kind::Gauge, "mesh_certificate_expiry_timestamp_seconds", "When each certificate expires", expiry);
@@ -73,6 +75,10 @@ fn pending(view: &View, out: &mut Samples) {
 
 fn started(view: &View, out: &mut Samples) {
     out.add(&[], view.shards.turnover().0 as f64);
+}
+
+fn moved(view: &View, out: &mut Samples) {
+    out.add(&[], view.shards.moved() as f64);
 }
 
 fn stopped(view: &View, out: &mut Samples) {

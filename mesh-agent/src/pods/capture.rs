@@ -24,6 +24,7 @@ use crate::bpf::fs::Pins;
 use crate::bpf::object::{self, Capture as Loaded, Logging, Origin};
 use crate::model::{Captured, Older, PodNetns, PodSpec, Programs};
 use crate::proxy::shard::PodListeners;
+use crate::sys::cores::Homes;
 use crate::sys::netlink::{Change, Connection, destroy, interface_index};
 use crate::sys::netns::Netns;
 use crate::sys::socket::is_local;
@@ -70,8 +71,8 @@ enum Before {
 
 /// The kernel edge of the driver.
 pub trait Capture: std::fmt::Debug + Send + Sync + 'static {
-    /// Opens `shards` sets of listeners and starts the capture, or adopts a former agent's.
-    fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError>;
+    /// Opens a set of listeners for each shard and starts the capture, or adopts a former agent's.
+    fn enrol(&self, spec: &PodSpec, homes: &Homes) -> Result<Enrolled, CaptureError>;
     /// Applies changed probes, fail mode, names, and whether connections to the pod are captured.
     fn reconfigure(&self, spec: &PodSpec) -> Result<(), CaptureError>;
     /// Looks whether interfaces of virtual machines inside the pod have come or gone.
@@ -289,7 +290,7 @@ fn cut_older(pod: &str) {
 }
 
 impl Capture for Kernel {
-    fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError> {
+    fn enrol(&self, spec: &PodSpec, homes: &Homes) -> Result<Enrolled, CaptureError> {
         let pod = Pod::of(spec)?;
         let netns = foreign(open(&spec.netns)?)?;
         let cookie = netns.run(|| inspect(pod)).map_err(entering(&spec.netns))??;
@@ -298,8 +299,7 @@ impl Capture for Kernel {
         let claim = self.owners.claim(&spec.uid, cookie, &netns).map_err(others)?;
         let before = if claim == Claim::Held { Before::Ours } else { before };
         let inside = || -> Result<_, CaptureError> {
-            let listeners =
-                (0..shards).map(|_| open_listeners(self.listened(pod.programs))).collect::<Result<Vec<_>, _>>()?;
+            let listeners = open_listeners(self.listened(pod.programs), homes)?;
             self.prepare(pod, cookie).map_err(system("preparing the pod's namespace"))?;
             let origin = self.start(pod, &netns, &listeners, before)?;
             Ok((listeners, origin))

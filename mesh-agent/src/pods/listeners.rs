@@ -8,6 +8,7 @@ use mesh_common::maps::ListenerIndex;
 use super::capture::CaptureError;
 use crate::dns::server::Sockets;
 use crate::proxy::shard::PodListeners;
+use crate::sys::cores::Homes;
 use crate::sys::socket::listen;
 
 /// Whether what pods ask name servers is captured.
@@ -18,12 +19,16 @@ pub enum Names {
     LeftAlone,
 }
 
-/// Opens one shard's set.
-pub(super) fn open_listeners(names: Names) -> Result<PodListeners, CaptureError> {
+/// Opens one set for each shard.
+pub(super) fn open_listeners(names: Names, homes: &Homes) -> Result<Vec<PodListeners>, CaptureError> {
+    homes.iter().map(|home| open_set(names, home)).collect()
+}
+
+fn open_set(names: Names, home: Option<usize>) -> Result<PodListeners, CaptureError> {
     let failed = |port| move |cause| CaptureError::Listen { port, cause };
-    let open = |port| listen(port).map_err(failed(port));
+    let open = |port| listen(port, home).map_err(failed(port));
     let dns = match names {
-        Names::Captured => Some(Sockets::open().map_err(failed(DNS_PORT))?),
+        Names::Captured => Some(Sockets::open(home).map_err(failed(DNS_PORT))?),
         Names::LeftAlone => None,
     };
     Ok(PodListeners { outbound: open(OUTBOUND_PORT)?, plaintext: open(PLAINTEXT_PORT)?, hbone: open(HBONE_PORT)?, dns })

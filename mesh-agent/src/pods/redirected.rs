@@ -12,6 +12,7 @@ use super::owners::{Owners, own_cookie};
 use crate::bpf::facts::Facts;
 use crate::bpf::object::Origin;
 use crate::model::{Captured, PodSpec};
+use crate::sys::cores::Homes;
 
 /// The kernel's part for redirected pods, which is small.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Redirected {
 }
 
 impl Capture for Redirected {
-    fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError> {
+    fn enrol(&self, spec: &PodSpec, homes: &Homes) -> Result<Enrolled, CaptureError> {
         if !matches!(spec.captured, Captured::ByRules) {
             return Err(CaptureError::NotRedirected);
         }
@@ -43,7 +44,7 @@ impl Capture for Redirected {
         self.remove_programs(&spec.uid)?;
         let inside = || -> Result<_, CaptureError> {
             let cookie = own_cookie().map_err(system("the namespace's cookie"))?;
-            let listeners = (0..shards).map(|_| open_listeners(self.names)).collect::<Result<Vec<_>, _>>()?;
+            let listeners = open_listeners(self.names, homes)?;
             let others = |other| CaptureError::OthersNamespace { place: spec.netns.clone(), other };
             self.owners.claim(&spec.uid, cookie, &netns).map_err(others)?;
             Ok(listeners)

@@ -114,13 +114,14 @@ async fn join(
     if let Delivery::Announced(_, header) = &request.delivery {
         copy::say_first(&app, header).await?;
     }
+    let watched = pod.placement.watch(records, pod.original_destination(tcp)?);
     let denied = request.question.until_denied(&mut worlds);
     let error = tokio::select! {
         biased;
         () = met.client.revoked.cancelled() => Error::PeerRevoked,
         () = met.server.revoked.cancelled() => Error::PeerRevoked,
         denied = denied => Error::Revoked(denied),
-        result = copy::relay(tcp, &app, records) => return Ok(result?),
+        result = copy::relay(tcp, &app, &watched) => return Ok(result?),
     };
     reset_on_close(&app);
     Err(error)

@@ -220,15 +220,16 @@ async fn carry(
         Some(opened) => opened?,
         None => open(pod, way).await?,
     };
+    let watched = pod.placement.watch(record, way.original.0);
     match opened {
         Some(Opened { mut stream, far, .. }) => tokio::select! {
             biased;
             () = far.revoked.cancelled() => return Err(Error::PeerRevoked),
-            result = copy::tunnel(tcp, &mut stream, Role::Client, record) => result?,
+            result = copy::tunnel(tcp, &mut stream, Role::Client, &watched) => result?,
         },
         None => {
             let server = dial::onward(&pod.local.netns, shown(&way.route).next_hop, "").await?;
-            copy::relay(tcp, &server, record).await?;
+            copy::relay(tcp, &server, &watched).await?;
         }
     }
     Ok(())

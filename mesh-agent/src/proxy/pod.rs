@@ -20,8 +20,9 @@ use super::far::Far;
 use super::joined::Acquaintances;
 use super::locals::Locals;
 use super::names::Names;
+use super::placement::{Moving, Placed, Placement, Weight};
 use super::record::Books;
-use super::shard::{Habits, Leave, LocalPod, PodListeners};
+use super::shard::{Door, Habits, Leave, LocalPod, PodListeners};
 use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::Pool;
@@ -67,6 +68,8 @@ pub(super) struct Pod {
     pub(super) locals: Rc<Locals>,
     pub(super) acquaintances: Acquaintances,
     pub(super) shortcuts: Rc<Shortcuts>,
+    pub(super) placement: Rc<Placement>,
+    doors: Rc<[Door]>,
     pub(super) tunnels: Pool<TunnelKey, Rc<Far>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -93,6 +96,8 @@ impl Pod {
             locals: Rc::clone(&shared.locals),
             acquaintances: Acquaintances::default(),
             shortcuts: Rc::clone(&shared.shortcuts),
+            placement: Rc::clone(&shared.placement),
+            doors: Rc::clone(&shared.doors),
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),
@@ -108,7 +113,7 @@ impl Pod {
         let hbone = TcpListener::from_std(listeners.hbone)?;
         let (stop, tasks) = (self.leaving.clone(), &self.tasks);
         let pod = Rc::clone(self);
-        let serve = move |tcp, client| outbound::serve(Rc::clone(&pod), tcp, client);
+        let serve = move |tcp, client| place(Rc::clone(&pod), tcp, client);
         tasks.spawn_local(accept(outbound, tasks.clone(), stop.clone(), serve));
         let pod = Rc::clone(self);
         let serve = move |tcp, client| plaintext::serve(Rc::clone(&pod), tcp, client);
@@ -216,6 +221,26 @@ impl std::fmt::Debug for Pod {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pod").field("uid", &self.local.spec.uid).finish_non_exhaustive()
     }
+}
+
+/// Serves an outbound connection, here or on the shard where it should live.
+async fn place(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
+    // Without its destination it is told of here, in order.
+    let Ok(destination) = pod.original_destination(&tcp) else { return outbound::serve(pod, tcp, client).await };
+    let Placed { shard, weight } = pod.placement.place(destination);
+    match pod.doors.get(shard).filter(|_| shard != pod.placement.own) {
+        None => serve_weighed(pod, tcp, client, weight).await,
+        Some(door) => match Moving::new(tcp, client, weight) {
+            Ok(moving) => door.hand_over(&pod.local.spec.uid, moving, pod.placement.own),
+            Err(error) => tracing::warn!(%client, %error, "a connection was lost on its way to another shard"),
+        },
+    }
+}
+
+/// Its weight is on this shard until it ends.
+pub(super) async fn serve_weighed(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr, weight: Option<Weight>) {
+    outbound::serve(pod, tcp, client).await;
+    drop(weight);
 }
 
 async fn sweep(pod: Rc<Pod>) {

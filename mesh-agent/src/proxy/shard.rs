@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -19,6 +19,7 @@ use super::demand::Asker;
 use super::direct::{Kernel, Shortcuts};
 use super::locals::Locals;
 use super::names::Names;
+use super::placement::{Placement, Seats};
 use super::pod::Pod;
 use super::record::Books;
 use crate::dns::lookup::PodName;
@@ -26,12 +27,18 @@ use crate::dns::server::{self as dns, Life};
 use crate::hbone;
 use crate::identity::Certs;
 use crate::model::{PodSpec, SameNodeModes, World};
+use crate::sys::cores::Homes;
 use crate::sys::netns::Netns;
 use crate::sys::socket::netns_cookie;
 use crate::sys::thread;
 use crate::task::{Limit, Limited};
 use crate::telemetry::lookups::Lookups;
 use crate::xds::Demand;
+
+mod doors;
+
+pub(super) use doors::Door;
+use doors::{Ask, Order, send, settle, shard_is_gone, welcome};
 
 /// How long connections may go on that came by a pod's former listeners, when it was enrolled anew.
 const SUPERSEDED: Duration = Duration::from_secs(3600);
@@ -101,8 +108,10 @@ impl Default for Habits {
 /// Handle on all shards. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Shards {
+    homes: Homes,
     doors: Arc<[mpsc::UnboundedSender<Order>]>,
     turnover: Arc<Turnover>,
+    seats: Arc<Seats>,
 }
 
 /// Pods that came and went. The first shard counts them: all shards have the same.
@@ -116,8 +125,6 @@ struct Turnover {
 #[derive(Debug)]
 pub struct Threads(Vec<JoinHandle<()>>);
 
-type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
-
 /// How a pod is given up.
 #[derive(Clone, Debug)]
 pub struct Leave {
@@ -125,15 +132,6 @@ pub struct Leave {
     pub linger: Duration,
     /// When connections that are still open are cut.
     pub limit: Limited,
-}
-
-enum Order {
-    Serve(LocalPod, PodListeners, oneshot::Sender<io::Result<()>>),
-    Retire(Arc<str>, Leave, oneshot::Sender<()>),
-    Ask(Ask),
-    /// The token is let go when they have been taken.
-    Carried(Vec<Event>, Arc<()>),
-    Stop,
 }
 
 /// What the pods of one shard share.
@@ -152,30 +150,34 @@ pub(super) struct Shared {
     pub(super) habits: Habits,
     pub(super) locals: Rc<Locals>,
     pub(super) shortcuts: Rc<Shortcuts>,
+    pub(super) placement: Rc<Placement>,
+    pub(super) doors: Rc<[Door]>,
 }
 
 impl Shards {
-    /// Starts `count` shards; `books` makes each one's books, on its own thread.
+    /// Starts shards, each at its home if it has one; `books` makes each one's books, on its own thread.
     pub fn start(
-        count: usize,
+        homes: Homes,
         deps: &Deps,
         books: impl Fn(usize) -> Books + Clone + Send + 'static,
     ) -> io::Result<(Self, Threads)> {
-        let (mut doors, mut threads) = (Vec::new(), Vec::new());
-        let turnover = Arc::new(Turnover::default());
-        for index in 0..count.max(1) {
-            let (door, orders) = mpsc::unbounded_channel();
+        let (doors, orders): (Vec<_>, Vec<_>) = homes.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        let ways: Arc<[Door]> = doors.iter().map(|door| Door(door.downgrade())).collect();
+        let (turnover, seats) = (Arc::new(Turnover::default()), Arc::new(Seats::new(homes.count())));
+        let mut threads = Vec::new();
+        for ((index, home), orders) in homes.iter().enumerate().zip(orders) {
+            let (ways, seats) = (Arc::clone(&ways), Arc::clone(&seats));
             let (deps, books) = (deps.clone(), books.clone());
             let counts = (index == 0).then(|| Arc::clone(&turnover));
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(thread::spawn(&format!("shard-{index}"), move || {
+                let around = (settle(index, home, seats), ways);
                 let books = Rc::new(books(index));
-                LocalSet::new().block_on(&runtime, run((deps, books, number), orders, counts));
+                LocalSet::new().block_on(&runtime, run((deps, books, number), around, orders, counts));
             })?);
-            doors.push(door);
         }
-        Ok((Self { doors: doors.into(), turnover }, Threads(threads)))
+        Ok((Self { homes, doors: doors.into(), turnover, seats }, Threads(threads)))
     }
 
     /// Pods that were taken up, and pods that were given up, since the start.
@@ -183,11 +185,17 @@ impl Shards {
         (self.turnover.started.load(Relaxed), self.turnover.stopped.load(Relaxed))
     }
 
-    pub fn count(&self) -> usize {
-        self.doors.len()
+    /// Connections that live on another shard than they came up on.
+    pub fn moved(&self) -> u64 {
+        self.seats.moved()
     }
 
-    /// Starts serving a pod, with one set of listeners per shard (`listeners.len() == self.count()`).
+    /// Where the shards are at home.
+    pub fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    /// Starts serving a pod, with one set of listeners per shard (`listeners.len() == self.homes().count()`).
     pub async fn serve(&self, pod: LocalPod, listeners: Vec<PodListeners>) -> io::Result<()> {
         for (door, listeners) in self.doors.iter().zip(listeners) {
             let (done, result) = oneshot::channel();
@@ -264,16 +272,9 @@ impl Threads {
     }
 }
 
-fn send(door: &mpsc::UnboundedSender<Order>, order: Order) -> io::Result<()> {
-    door.send(order).map_err(|_| shard_is_gone())
-}
-
-fn shard_is_gone() -> io::Error {
-    io::Error::other("the shard has ended")
-}
-
 async fn run(
     (deps, books, index): (Deps, Rc<Books>, u32),
+    (placement, doors): (Placement, Arc<[Door]>),
     mut orders: mpsc::UnboundedReceiver<Order>,
     counts: Option<Arc<Turnover>>,
 ) {
@@ -292,9 +293,12 @@ async fn run(
         habits: deps.habits,
         locals: Rc::new(Locals::new(deps.same_node)),
         shortcuts: Shortcuts::new(deps.direct, index),
+        placement: Rc::new(placement),
+        doors: doors.iter().cloned().collect(),
     };
     drop(tokio::task::spawn_local(Rc::clone(&shared.shortcuts).follow()));
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
+    let mut leaving: HashMap<Arc<str>, Weak<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve(pod, listeners, done) => {
@@ -307,6 +311,10 @@ async fn run(
             }
             Order::Retire(uid, leave, done) => {
                 let pod = pods.remove(&uid);
+                leaving.retain(|_, pod| pod.strong_count() > 0);
+                if let Some(pod) = &pod {
+                    leaving.insert(uid, Rc::downgrade(pod));
+                }
                 if let (Some(counts), Some(_)) = (&counts, &pod) {
                     counts.stopped.fetch_add(1, Relaxed);
                 }
@@ -316,6 +324,10 @@ async fn run(
                     }
                     done.send(()).ok();
                 }));
+            }
+            Order::Take(uid, moving, from) => {
+                let found = pods.get(&uid).cloned().or_else(|| leaving.get(&uid)?.upgrade());
+                welcome(&shared, (uid, found), moving, from);
             }
             Order::Ask(ask) => ask(&shared.books),
             Order::Carried(events, taken) => {

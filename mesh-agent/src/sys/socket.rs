@@ -50,15 +50,17 @@ pub fn keep_alive(how: Option<Keepalive>) {
 /// Opens a listener on `port` of every address, v6 and v4 alike (v4 alone where v6 is off), in the thread's namespace.
 ///
 /// It carries the agent's mark (so does every socket accepted from it), takes connections to addresses that are not
-/// local, and shares the port with the other shards' listeners and with the next generation's.
-pub fn listen(port: u16) -> io::Result<TcpListener> {
-    match listen_on(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
-        Err(e) if v6_is_off(&e) => listen_on(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)),
+/// local, and shares the port with the other shards' listeners and with the next generation's. Of those, the one at `home`
+/// on the core that a connection comes up on takes it (`SO_INCOMING_CPU`, socket(7); among listeners that share a port since
+/// Linux 6.2, before which it changes nothing); where none is at home, they take turns by the connection's addresses.
+pub fn listen(port: u16, home: Option<usize>) -> io::Result<TcpListener> {
+    match listen_on(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), home) {
+        Err(e) if v6_is_off(&e) => listen_on(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), home),
         other => other,
     }
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr, home: Option<usize>) -> io::Result<TcpListener> {
     let socket = new_socket(address.ip())?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -66,6 +68,9 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     set_transparent(&socket, address.ip())?;
+    if let Some(core) = home {
+        socket.set_cpu_affinity(core)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -24,6 +24,7 @@ use crate::model::{Captured, Identity, PodNetns, PodSpec, Programs, Workload, Wo
 use crate::pods::capture::{Capture, CaptureError, Enrolled};
 use crate::proxy::record::Books;
 use crate::proxy::shard::{Deps, Habits, PodListeners, Shards, Threads};
+use crate::sys::cores::Homes;
 use crate::sys::netns::Netns;
 use crate::task::Tasks;
 use crate::telemetry::dns::Names;
@@ -92,13 +93,13 @@ impl Paper {
 }
 
 impl Capture for Paper {
-    fn enrol(&self, spec: &PodSpec, shards: usize) -> Result<Enrolled, CaptureError> {
+    fn enrol(&self, spec: &PodSpec, homes: &Homes) -> Result<Enrolled, CaptureError> {
         self.note(&format!("enrol {}", spec.uid), "")?;
         let busy = self.busy.0.fetch_add(1, Ordering::SeqCst) + 1;
         self.busy.1.fetch_max(busy, Ordering::SeqCst);
         std::thread::sleep(self.slow);
         self.busy.0.fetch_sub(1, Ordering::SeqCst);
-        let listeners: Vec<_> = (0..shards).map(|_| listeners()).collect();
+        let listeners: Vec<_> = homes.iter().map(|_| listeners()).collect();
         let doors = listeners.iter().map(|set| Doors {
             plaintext: set.plaintext.local_addr().unwrap(),
             hbone: set.hbone.local_addr().unwrap(),
@@ -225,7 +226,7 @@ impl Node {
             same_node: Arc::default(),
             direct: None,
         };
-        let (shards, threads) = Shards::start(1, &deps, books).unwrap();
+        let (shards, threads) = Shards::start(Homes::new(1, &[]), &deps, books).unwrap();
         let (paper, stop) = (Arc::new(paper), CancellationToken::new());
         let (desired, ended) = (watch::Sender::new(Arc::new(desired.to_vec())), watch::Sender::new(Ended::default()));
         let kernel: Arc<dyn Capture> = Arc::clone(&paper) as _;

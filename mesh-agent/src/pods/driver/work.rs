@@ -14,9 +14,9 @@ pub(super) async fn enrol(
     shards: Shards,
     spec: Arc<PodSpec>,
 ) -> (Arc<PodSpec>, Result<PodState, CaptureError>) {
-    let (wanted, sets) = (Arc::clone(&spec), shards.count());
+    let (wanted, homes) = (Arc::clone(&spec), shards.homes().clone());
     let result = async {
-        let Enrolled { netns, listeners, origin } = blocking(move || capture.enrol(&wanted, sets)).await?;
+        let Enrolled { netns, listeners, origin } = blocking(move || capture.enrol(&wanted, &homes)).await?;
         let serving = shards.serve(LocalPod { spec: Arc::clone(&spec), netns }, listeners).await;
         serving.map_err(|cause| CaptureError::System { what: "handing the pod to the shards", cause })?;
         Ok(match origin {

@@ -1,0 +1,75 @@
+//! What shards are told, by the agent and by each other; where a shard settles, and how it takes what is handed over.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_common::direct::Event;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Leave, LocalPod, PodListeners, Shared};
+use crate::proxy::placement::{Home, Moving, Placement, Seats};
+use crate::proxy::pod::{Pod, serve_weighed};
+use crate::proxy::record::Books;
+use crate::sys::cores::stay_on;
+
+pub(super) type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
+
+pub(super) enum Order {
+    /// A connection of the pod, from the shard of the number.
+    Take(Arc<str>, Moving, usize),
+    Serve(LocalPod, PodListeners, oneshot::Sender<io::Result<()>>),
+    Retire(Arc<str>, Leave, oneshot::Sender<()>),
+    Ask(Ask),
+    /// The token is let go when they have been taken.
+    Carried(Vec<Event>, Arc<()>),
+    Stop,
+}
+
+/// The way to another shard.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct Door(pub(super) mpsc::WeakUnboundedSender<Order>);
+
+impl Door {
+    /// Gives a connection of a pod to the shard; `from` is where it gets back to if the shard does not know the pod.
+    pub(in crate::proxy) fn hand_over(&self, pod: &Arc<str>, moving: Moving, from: usize) {
+        // All shards end together, and their connections with them.
+        if let Some(door) = self.0.upgrade() {
+            send(&door, Order::Take(Arc::clone(pod), moving, from)).ok();
+        }
+    }
+}
+
+pub(super) fn send(door: &mpsc::UnboundedSender<Order>, order: Order) -> io::Result<()> {
+    door.send(order).map_err(|_| shard_is_gone())
+}
+
+pub(super) fn shard_is_gone() -> io::Error {
+    io::Error::other("the shard has ended")
+}
+
+/// Without its home a shard does the same from wherever it is.
+pub(super) fn settle(shard: usize, home: Option<usize>, seats: Arc<Seats>) -> Placement {
+    if let Some(Err(error)) = home.map(stay_on) {
+        tracing::warn!(shard, core = home, %error, "a shard does not stay on its core");
+    }
+    seats.take(shard);
+    Placement::new(seats, shard, if home.is_some() { Home::Core } else { Home::None })
+}
+
+/// Serves what another shard has handed over. A pod that comes or goes is not on all shards at the same time; its connection
+/// then goes back to where it came from.
+pub(super) fn welcome(shared: &Shared, (uid, pod): (Arc<str>, Option<Rc<Pod>>), moving: Moving, from: usize) {
+    let own = shared.placement.own;
+    let Some(pod) = pod else {
+        if let Some(door) = shared.doors.get(from).filter(|_| from != own) {
+            door.hand_over(&uid, moving, from);
+        }
+        return;
+    };
+    match TcpStream::from_std(moving.tcp) {
+        Ok(tcp) => pod.tasks.spawn_local(serve_weighed(Rc::clone(&pod), tcp, moving.client, moving.weight)),
+        Err(error) => tracing::warn!(client = %moving.client, %error, "a connection was lost between shards"),
+    }
+}
