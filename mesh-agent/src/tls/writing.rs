@@ -61,7 +61,8 @@ impl Writing {
             }
             let buffer = self.unsent.get_or_insert_with(Buffer::lent);
             let room = room(buffer);
-            if room < data.left.min(MOST) {
+            // Something is taken: none is what a closed connection takes.
+            if data.taken > 0 && room < data.left.min(MOST) {
                 break;
             }
             let sealed = match data.next(room) {
