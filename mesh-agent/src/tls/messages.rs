@@ -6,6 +6,8 @@ use rustls::{ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved, 
 const HEAD: usize = 4;
 /// New keys in a row, without data in between. Each costs us a derivation.
 const UPDATES: u8 = 32;
+/// Records without data in a row, as rustls has it.
+const EMPTY: u8 = 32;
 
 /// What was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(super) struct Messages {
     side: Side,
     at: At,
     updates: u8,
+    /// Records without any data.
+    empty: u8,
 }
 
 #[derive(Debug)]
@@ -48,7 +52,7 @@ const START: At = At::Head { bytes: [0; HEAD], have: 0 };
 
 impl Messages {
     pub(super) fn new(side: Side) -> Self {
-        Self { side, at: START, updates: 0 }
+        Self { side, at: START, updates: 0, empty: 0 }
     }
 
     /// Whether a message has begun and not ended: nothing else may come.
@@ -56,9 +60,14 @@ impl Messages {
         !matches!(self.at, At::Head { have: 0, .. })
     }
 
-    /// Data has come.
-    pub(super) fn data(&mut self) {
-        self.updates = 0;
+    /// So much data has come. None is allowed a few times in a row: each costs us as much as data does.
+    pub(super) fn data(&mut self, bytes: usize) -> Result<(), Error> {
+        if bytes > 0 {
+            (self.updates, self.empty) = (0, 0);
+            return Ok(());
+        }
+        self.empty += 1;
+        if self.empty > EMPTY { Err(PeerMisbehaved::TooManyEmptyFragments.into()) } else { Ok(()) }
     }
 
     /// Reads what one record carries.

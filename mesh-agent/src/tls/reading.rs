@@ -148,25 +148,25 @@ fn understand(messages: &mut Messages, kind: ContentType, content: &[u8]) -> Res
     }
     match kind {
         ContentType::ApplicationData => {
-            messages.data();
+            messages.data(content.len())?;
             Ok(Next::Data)
         }
         ContentType::Handshake => Ok(match messages.read(content)? {
             Said::Nothing => Next::Data,
             Said::NewKeys(whose) => Next::NewKeys(whose),
         }),
-        ContentType::Alert => alert(content),
+        ContentType::Alert => alert(messages, content),
         other => Err(inappropriate(other)),
     }
 }
 
 /// RFC 8446, section 6: all but two are fatal, whatever level they claim.
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open set, of which a few mean something here")]
-fn alert(content: &[u8]) -> Result<Next, Error> {
+fn alert(messages: &mut Messages, content: &[u8]) -> Result<Next, Error> {
     let [_, description] = content else { return Err(Error::InvalidMessage(InvalidMessage::MissingData("alert"))) };
     match AlertDescription::from(*description) {
         AlertDescription::CloseNotify => Ok(Next::Closed),
-        AlertDescription::UserCanceled => Ok(Next::Data),
+        AlertDescription::UserCanceled => messages.data(0).map(|()| Next::Data),
         description => Err(Error::AlertReceived(description)),
     }
 }

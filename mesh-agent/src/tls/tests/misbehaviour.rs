@@ -86,6 +86,14 @@ async fn words_that_mean_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_said_for_ever() {
+    let nothing: Record<'_> = (ContentType::ApplicationData, &[]);
+    assert_eq!(heard(Side::Server, &[nothing; 32]).await, Ok(b'x'));
+    let (_, told) = heard(Side::Server, &[nothing; 33]).await.unwrap_err();
+    assert_eq!(told, AlertDescription::UnexpectedMessage);
+}
+
+#[tokio::test]
 async fn alerts_are_told_as_they_are() {
     let (mut peer, mut ours) = pair(1 << 16).await;
     say(&mut peer, &[(ContentType::Alert, &[2, AlertDescription::CertificateRevoked.into()])]).await;
