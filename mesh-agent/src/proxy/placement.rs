@@ -172,10 +172,15 @@ impl Placement {
         Self { seats, own, at_home, glance, turn: Cell::new(0) }
     }
 
-    /// Where a connection that came up here should live.
+    /// Whether connections may live elsewhere than they come up.
+    pub(super) fn moves(&self) -> bool {
+        self.at_home == Home::Core && self.seats.seats.len() > 1
+    }
+
+    /// Where a connection that came up here should live, if they move.
     pub(super) fn place(&self, destination: SocketAddr) -> Placed {
         let here = Placed { shard: self.own, weight: None };
-        if self.at_home == Home::None || self.seats.seats.len() < 2 {
+        if !self.moves() {
             return here;
         }
         let placed = if self.seats.is_heavy(destination) {

@@ -69,7 +69,7 @@ pub(super) struct Pod {
     pub(super) acquaintances: Acquaintances,
     pub(super) shortcuts: Rc<Shortcuts>,
     pub(super) placement: Rc<Placement>,
-    doors: Rc<[Door]>,
+    doors: Arc<[Door]>,
     pub(super) tunnels: Pool<TunnelKey, Rc<Far>, Error>,
     pub(super) tasks: Tasks,
     /// Peers are told to go elsewhere.
@@ -97,7 +97,7 @@ impl Pod {
             acquaintances: Acquaintances::default(),
             shortcuts: Rc::clone(&shared.shortcuts),
             placement: Rc::clone(&shared.placement),
-            doors: Rc::clone(&shared.doors),
+            doors: Arc::clone(&shared.doors),
             tunnels: Pool::default(),
             tasks: Tasks::new(),
             leaving: CancellationToken::new(),
@@ -225,6 +225,9 @@ impl std::fmt::Debug for Pod {
 
 /// Serves an outbound connection, here or on the shard where it should live.
 async fn place(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
+    if !pod.placement.moves() {
+        return outbound::serve(pod, tcp, client).await;
+    }
     // Without its destination it is told of here, in order.
     let Ok(destination) = pod.original_destination(&tcp) else { return outbound::serve(pod, tcp, client).await };
     let Placed { shard, weight } = pod.placement.place(destination);

@@ -151,7 +151,7 @@ pub(super) struct Shared {
     pub(super) locals: Rc<Locals>,
     pub(super) shortcuts: Rc<Shortcuts>,
     pub(super) placement: Rc<Placement>,
-    pub(super) doors: Rc<[Door]>,
+    pub(super) doors: Arc<[Door]>,
 }
 
 impl Shards {
@@ -294,7 +294,7 @@ async fn run(
         locals: Rc::new(Locals::new(deps.same_node)),
         shortcuts: Shortcuts::new(deps.direct, index),
         placement: Rc::new(placement),
-        doors: doors.iter().cloned().collect(),
+        doors,
     };
     drop(tokio::task::spawn_local(Rc::clone(&shared.shortcuts).follow()));
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();

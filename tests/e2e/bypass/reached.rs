@@ -1,16 +1,16 @@
 //! Who gets to a pod that is reached without the mesh, and how; what such a pod opens.
 
 use std::io::ErrorKind;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::socket::{self, exchange};
+use mesh_e2e::socket::exchange;
 use mesh_e2e::{Lab, Namespace, eventually};
 
 use super::APP;
 use crate::lifecycle::talk::{open, says};
 use crate::traffic::support::{
-    Records, SOON, canonical, connect, fields, greeting, mirror, must_be_reset, only_tunnelled,
+    Records, SOON, canonical, connect, echoed, fields, greeting, mirror, must_be_reset, only_tunnelled,
 };
 
 const SECRET: &str = "a secret of some length";
@@ -88,16 +88,7 @@ pub(super) fn bulk(lab: &Lab) -> Result<()> {
     let _echo = gate.echo(APP)?;
     for (from, to) in [("plain", gate.at4(APP)), ("plain", gate.at6(APP)), ("client", gate.at4(APP))] {
         let stream = connect(lab.pod(from), to)?;
-        let digest = std::thread::scope(|scope| -> Result<_> {
-            let sending = scope.spawn(|| -> Result<()> {
-                socket::pattern(&mut &stream, LENGTH)?;
-                Ok(stream.shutdown(Shutdown::Write)?)
-            });
-            let digest = socket::drain(&mut &stream)?;
-            sending.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-            Ok(digest)
-        })?;
-        ensure!(digest == socket::pattern_digest(LENGTH), "{from} {to}: other bytes came back");
+        echoed(&stream, LENGTH).with_context(|| format!("{from} {to}"))?;
     }
     Ok(())
 }

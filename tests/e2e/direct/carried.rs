@@ -1,14 +1,14 @@
 //! What applications, records and links see.
 
 use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_e2e::{Lab, eventually, socket};
 
 use super::APP;
 use super::talk::{PATIENCE, direct, mirrored, open, works};
-use crate::traffic::support::{Records, canonical, connect, fields, greeting};
+use crate::traffic::support::{Records, canonical, connect, echoed, fields, greeting};
 
 const SECRET: &str = "a secret of some length";
 
@@ -52,16 +52,7 @@ pub(super) fn bulk(lab: &Lab) -> Result<()> {
     let records = Records::since_now(lab);
     let stream = connect(lab.pod("bob"), to)?;
     let client = stream.local_addr()?;
-    let digest = std::thread::scope(|scope| -> Result<_> {
-        let sending = scope.spawn(|| -> Result<()> {
-            socket::pattern(&mut &stream, LENGTH)?;
-            Ok(stream.shutdown(Shutdown::Write)?)
-        });
-        let digest = socket::drain(&mut &stream)?;
-        sending.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-        Ok(digest)
-    })?;
-    ensure!(digest == socket::pattern_digest(LENGTH), "other bytes came back");
+    echoed(&stream, LENGTH)?;
     drop(stream);
     let line = records.outbound("n1", client)?;
     let length = LENGTH.to_string();

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use mesh_e2e::socket::Ending;
 use mesh_e2e::{Agent, Capture, Lab, Line, Log, Namespace, RunningPod, Server, eventually, server, socket};
 
@@ -58,6 +59,21 @@ pub(crate) fn connect(from: &Namespace, to: SocketAddr) -> Result<TcpStream> {
     let stream = from.connect(to)?;
     timeouts(&stream, Duration::from_secs(30))?;
     Ok(stream)
+}
+
+/// Sends so many bytes to an echo, ends this direction, and gets the same bytes back, and their end.
+pub(crate) fn echoed(stream: &TcpStream, length: u64) -> Result<()> {
+    let digest = thread::scope(|scope| -> Result<_> {
+        let sending = scope.spawn(|| -> Result<()> {
+            socket::pattern(&mut &*stream, length)?;
+            Ok(stream.shutdown(Shutdown::Write)?)
+        });
+        let digest = socket::drain(&mut &*stream)?;
+        sending.join().map_err(|_| anyhow!("the sender panicked"))??;
+        Ok(digest)
+    })?;
+    ensure!(digest == socket::pattern_digest(length), "other bytes came back");
+    Ok(())
 }
 
 /// Connects to what can only be refused. The reset may come before `connect` returns, or after it.

@@ -1,9 +1,8 @@
 //! Where a machine's connections go: as its pod's do.
 
-use std::net::{Shutdown, SocketAddr};
-use std::thread;
+use std::net::SocketAddr;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_e2e::socket::{self, exchange};
 use mesh_e2e::{Lab, eventually};
 
@@ -11,7 +10,7 @@ use super::machine::{Hidden, Machine};
 use super::{APP, BRIDGE};
 use crate::lifecycle::talk::open;
 use crate::traffic::support::{
-    Records, SOON, canonical, connect, fields, greeting, mirror, must_be_reset, only_tunnelled,
+    Records, SOON, canonical, connect, echoed, fields, greeting, mirror, must_be_reset, only_tunnelled,
 };
 
 const SECRET: &str = "a secret of some length";
@@ -95,17 +94,7 @@ fn much(lab: &Lab, machine: &Machine) -> Result<()> {
     let server = lab.pod("server");
     let _echo = server.echo(APP)?;
     let stream = connect(machine, server.at4(APP))?;
-    let digest = thread::scope(|scope| -> Result<_> {
-        let sending = scope.spawn(|| -> Result<()> {
-            socket::pattern(&mut &stream, LENGTH)?;
-            Ok(stream.shutdown(Shutdown::Write)?)
-        });
-        let digest = socket::drain(&mut &stream)?;
-        sending.join().map_err(|_| anyhow!("the sender panicked"))??;
-        Ok(digest)
-    })?;
-    ensure!(digest == socket::pattern_digest(LENGTH), "other bytes came back");
-    Ok(())
+    echoed(&stream, LENGTH)
 }
 
 /// From a port whose last connection the agent's side still remembers, as it was the first to close it.
