@@ -3,7 +3,9 @@
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 use rustls::crypto::cipher::{Iv, Nonce as Numbered};
-use rustls::{ConnectionTrafficSecrets, ContentType, Error, InvalidMessage};
+use rustls::{ConnectionTrafficSecrets, ContentType, Error};
+
+use super::messages::inappropriate;
 
 /// Bytes of a record's head: type, version, length.
 pub(super) const HEAD: usize = 5;
@@ -166,9 +168,10 @@ impl Opener {
     }
 
     fn begin(&mut self, frame: Frame) -> Result<Nonce, Error> {
-        if ContentType::from(frame.head[0]) != ContentType::ApplicationData {
-            // Unprotected alerts are nobody's: anyone on the way could send them.
-            return Err(Error::DecryptError);
+        let kind = ContentType::from(frame.head[0]);
+        if kind != ContentType::ApplicationData {
+            // Unprotected alerts are nobody's, too: anyone on the way could send them.
+            return Err(inappropriate(kind));
         }
         if frame.protected <= TAG {
             return Err(Error::DecryptError);
@@ -177,12 +180,12 @@ impl Opener {
     }
 }
 
-/// Padding is zeros after the inner type (section 5.4).
+/// Padding is zeros after the inner type (section 5.4). Of a record that is nothing else the type is none.
 fn inner(plain: &[u8]) -> Result<Opened, Error> {
-    let length =
-        plain.iter().rposition(|byte| *byte != 0).ok_or(Error::InvalidMessage(InvalidMessage::InvalidContentType))?;
-    if length > MOST {
+    if plain.len() > MOST + 1 {
         return Err(Error::PeerSentOversizedRecord);
     }
-    Ok(Opened { kind: plain[length].into(), length })
+    let length = plain.iter().rposition(|byte| *byte != 0).unwrap_or_default();
+    let kind = plain.get(length).copied().unwrap_or_default().into();
+    Ok(Opened { kind, length })
 }

@@ -6,8 +6,10 @@ use rustls::{ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved, 
 const HEAD: usize = 4;
 /// New keys in a row, without data in between. Each costs us a derivation.
 const UPDATES: u8 = 32;
-/// Records without data in a row, as rustls has it.
+/// Records without data in a row, as rustls has it. Tickets are such records, too.
 const EMPTY: u8 = 32;
+/// Bytes of a ticket. rustls takes no longer message, either.
+const TICKET: usize = 0xffff;
 
 /// What was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +107,9 @@ impl Messages {
                 }
             }
         }
+        if said == Said::Nothing {
+            self.data(0)?;
+        }
         Ok(said)
     }
 
@@ -126,9 +131,12 @@ fn begin(side: Side, [kind, length @ ..]: [u8; HEAD]) -> Result<At, Error> {
     let length = usize::from(length[0]) << 16 | usize::from(length[1]) << 8 | usize::from(length[2]);
     match (HandshakeType::from(kind), side) {
         (HandshakeType::KeyUpdate, _) if length == 1 => Ok(At::Update),
-        (HandshakeType::KeyUpdate, _) => Err(InvalidMessage::InvalidKeyUpdate.into()),
+        (HandshakeType::KeyUpdate, _) => Err(InvalidMessage::MessageTooLarge.into()),
         (HandshakeType::NewSessionTicket, Side::Client) if length == 0 => {
             Err(InvalidMessage::MissingData("ticket").into())
+        }
+        (HandshakeType::NewSessionTicket, Side::Client) if length > TICKET => {
+            Err(InvalidMessage::HandshakePayloadTooLarge.into())
         }
         (HandshakeType::NewSessionTicket, Side::Client) => Ok(At::Ticket(length)),
         (got_type, _) => {

@@ -4,15 +4,16 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::{AlertDescription, ContentType, Error};
+use rustls::{AlertDescription, ContentType, Error, InvalidMessage};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::handshake::{Keys, failed};
 use super::messages::Whose;
 use super::reading::{Next, Reading};
-use super::writing::Writing;
+use super::writing::{Spoken, Writing};
 
-/// See the module. What is written leaves with the next flush, or when a buffer is full.
+/// See the module. What is written leaves with the next flush, or when a buffer is full. One task both reads and writes it:
+/// a word that reading has to say wakes whoever read.
 pub struct Stream<T> {
     io: T,
     reading: Reading,
@@ -95,7 +96,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
     fn fail(&mut self, error: Error, cx: &mut Context<'_>) {
         if !matches!(error, Error::AlertReceived(_)) && matches!(self.state, State::Open) {
             // Whatever hinders this is no worse than what has happened already.
-            if self.writing.say(ContentType::Alert, &[FATAL, description(&error).into()]).is_ok() {
+            if matches!(self.writing.say(ContentType::Alert, &[FATAL, description(&error).into()]), Ok(Spoken::Yes)) {
                 let _sent = self.poll_send(cx);
             }
         }
@@ -138,6 +139,8 @@ fn description(error: &Error) -> AlertDescription {
     match error {
         Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        // Of a key update only the value is of this kind (RFC 8446, section 4.6.3).
+        Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => AlertDescription::IllegalParameter,
         Error::InvalidMessage(_) => AlertDescription::DecodeError,
         Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } | Error::PeerMisbehaved(_) => {
             AlertDescription::UnexpectedMessage

@@ -78,17 +78,21 @@ impl Writing {
     }
 
     /// Says something that is not data, if there is room for it.
-    pub(super) fn say(&mut self, kind: ContentType, words: &[u8]) -> Result<(), Error> {
+    pub(super) fn say(&mut self, kind: ContentType, words: &[u8]) -> Result<Spoken, Error> {
         let buffer = self.unsent.get_or_insert_with(Buffer::lent);
-        if buffer.space().len() >= words.len() + OVERHEAD {
-            let sealed = self.sealer.seal(kind, words, buffer.space())?;
-            buffer.filled(sealed);
+        if buffer.space().len() < words.len() + OVERHEAD {
+            return Ok(Spoken::NoRoom);
         }
-        Ok(())
+        let sealed = self.sealer.seal(kind, words, buffer.space())?;
+        buffer.filled(sealed);
+        Ok(Spoken::Yes)
     }
 
     pub(super) fn change_key(&mut self, keys: &mut Keys) -> Result<(), Error> {
-        self.say(ContentType::Handshake, &NEW_KEY)?;
+        if self.say(ContentType::Handshake, &NEW_KEY)? == Spoken::NoRoom {
+            // What room is kept for does not fit: a key that nobody was told of would end the connection at the peer.
+            return Err(Error::EncryptError);
+        }
         self.sealer = Sealer::new(keys.next_to_write()?)?;
         self.owed = false;
         Ok(())
@@ -99,6 +103,13 @@ impl Writing {
     pub(super) fn wear_after(&mut self, records: u64) {
         self.records = records;
     }
+}
+
+/// Whether a word found room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Yes,
+    NoRoom,
 }
 
 /// What the next record may carry.

@@ -41,9 +41,9 @@ async fn heard(side: Side, records: &[Record<'_>]) -> Result<u8, (Error, AlertDe
 
 #[tokio::test]
 async fn what_no_peer_may_say() {
-    use AlertDescription::{DecodeError, UnexpectedMessage};
-    let cases: [(&str, &[Record<'_>], AlertDescription); 10] = [
-        ("a key update with a wrong value", &[(HANDSHAKE, &[24, 0, 0, 1, 2])], DecodeError),
+    use AlertDescription::{DecodeError, IllegalParameter, UnexpectedMessage};
+    let cases: [(&str, &[Record<'_>], AlertDescription); 11] = [
+        ("a key update with a wrong value", &[(HANDSHAKE, &[24, 0, 0, 1, 2])], IllegalParameter),
         ("one of a wrong length", &[(HANDSHAKE, &[24, 0, 0, 2, 0, 0])], DecodeError),
         ("more behind it in its record", &[(HANDSHAKE, &[24, 0, 0, 1, 0, 24])], UnexpectedMessage),
         ("an empty message", &[(HANDSHAKE, &[])], DecodeError),
@@ -51,6 +51,7 @@ async fn what_no_peer_may_say() {
         ("half a message, then data", &[(HANDSHAKE, &[24, 0])], UnexpectedMessage),
         ("a change of cipher", &[(ContentType::ChangeCipherSpec, &[1])], UnexpectedMessage),
         ("a record of no known type", &[(ContentType::Unknown(99), &[1])], UnexpectedMessage),
+        ("padding and nothing else", &[(ContentType::Unknown(0), &[0; 5])], UnexpectedMessage),
         ("half an alert", &[(ContentType::Alert, &[1])], DecodeError),
         ("a message within another", &[(HANDSHAKE, &[24, 0]), (ContentType::Alert, &[1, 90])], UnexpectedMessage),
     ];
@@ -76,6 +77,13 @@ async fn tickets_are_for_clients() {
     assert_eq!(told, AlertDescription::UnexpectedMessage);
     let (_, told) = heard(Side::Client, &[(HANDSHAKE, &[4, 0, 0, 0])]).await.unwrap_err();
     assert_eq!(told, AlertDescription::DecodeError);
+    let (_, told) = heard(Side::Client, &[(HANDSHAKE, &[4, 1, 0, 0])]).await.unwrap_err();
+    assert_eq!(told, AlertDescription::DecodeError, "one too long");
+    let small: Record<'_> = (HANDSHAKE, &[4, 0, 0, 1, 0]);
+    // The server of the other end has sent some before.
+    assert_eq!(heard(Side::Client, &[small; 28]).await, Ok(b'x'));
+    let (_, told) = heard(Side::Client, &[small; 33]).await.unwrap_err();
+    assert_eq!(told, AlertDescription::UnexpectedMessage, "tickets for ever");
 }
 
 #[tokio::test]
@@ -140,15 +148,17 @@ async fn changed(change: impl FnOnce(&mut Vec<u8>)) -> (Error, AlertDescription)
 
 #[tokio::test]
 async fn bytes_that_were_changed_on_the_way() {
-    use AlertDescription::{BadRecordMac, RecordOverflow};
-    for place in [0, 1, 2, 5, 60, 105, 106, 121] {
+    use AlertDescription::{BadRecordMac, RecordOverflow, UnexpectedMessage};
+    for place in [1, 2, 5, 60, 105, 106, 121] {
         let told = changed(|bytes| bytes[place] ^= 1).await;
         assert_eq!(told, (Error::DecryptError, BadRecordMac), "byte {place}");
     }
     let told = changed(|bytes| bytes[3] = 0xff).await;
     assert_eq!(told, (Error::PeerSentOversizedRecord, RecordOverflow));
     let told = changed(|bytes| bytes.splice(..0, [21, 3, 3, 0, 2, 1, 0]).for_each(drop)).await;
-    assert_eq!(told, (Error::DecryptError, BadRecordMac), "an unprotected end");
+    assert_eq!(told.1, UnexpectedMessage, "an unprotected end");
+    let told = changed(|bytes| bytes.splice(..0, [20, 3, 3, 0, 1, 1]).for_each(drop)).await;
+    assert_eq!(told.1, UnexpectedMessage, "an unprotected change of cipher");
     let told = changed(|bytes| bytes.splice(..0, [23, 3, 3, 0, 16].into_iter().chain([0; 16])).for_each(drop)).await;
     assert_eq!(told, (Error::DecryptError, BadRecordMac), "a record of nothing");
     let told = changed(|bytes| bytes.extend_from_within(..)).await;
