@@ -6,6 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::AsFd;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -139,7 +140,7 @@ impl Role {
 }
 
 /// Makes the socket's close send RST instead of FIN, so that the application sees an error, not an end of data.
-pub(super) fn reset_on_close(tcp: &TcpStream) {
+pub(super) fn reset_on_close(tcp: &impl AsFd) {
     // On a socket that is already dead there is nobody to tell.
     SockRef::from(tcp).set_linger(Some(Duration::ZERO)).ok();
 }

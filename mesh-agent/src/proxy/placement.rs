@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::hash::BuildHasher;
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -15,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::copy::Count;
 
@@ -281,12 +281,15 @@ pub(super) struct Moving {
     pub(super) tcp: std::net::TcpStream,
     pub(super) client: SocketAddr,
     pub(super) weight: Option<Weight>,
+    /// The pod does not end on the shard that it comes from, before it has arrived.
+    pub(super) busy: TaskTrackerToken,
 }
 
 impl Moving {
-    /// Takes it from this shard's hands.
-    pub(super) fn new(tcp: tokio::net::TcpStream, client: SocketAddr, weight: Option<Weight>) -> io::Result<Self> {
-        Ok(Self { tcp: tcp.into_std()?, client, weight })
+    /// Its way leads to the shard instead.
+    pub(super) fn turned_to(self, shard: usize) -> Self {
+        let weight = self.weight.as_ref().map(|weight| Weight::on(&weight.seats, shard));
+        Self { weight, ..self }
     }
 }
 

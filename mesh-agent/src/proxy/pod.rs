@@ -21,8 +21,8 @@ use super::joined::Acquaintances;
 use super::locals::Locals;
 use super::names::Names;
 use super::placement::{Moving, Placed, Placement, Weight};
-use super::record::Books;
-use super::shard::{Door, Habits, Leave, LocalPod, PodListeners};
+use super::record::{Books, Reporter, refuse};
+use super::shard::{Door, Habits, Leave, LocalPod, PodListeners, arrive};
 use super::{inbound, outbound, plaintext};
 use crate::hbone::head::Baggage;
 use crate::hbone::pool::Pool;
@@ -231,12 +231,15 @@ async fn place(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
     // Without its destination it is told of here, in order.
     let Ok(destination) = pod.original_destination(&tcp) else { return outbound::serve(pod, tcp, client).await };
     let Placed { shard, weight } = pod.placement.place(destination);
-    match pod.doors.get(shard).filter(|_| shard != pod.placement.own) {
-        None => serve_weighed(pod, tcp, client, weight).await,
-        Some(door) => match Moving::new(tcp, client, weight) {
-            Ok(moving) => door.hand_over(&pod.local.spec.uid, moving, pod.placement.own),
-            Err(error) => tracing::warn!(%client, %error, "a connection was lost on its way to another shard"),
-        },
+    let Some(door) = pod.doors.get(shard).filter(|_| shard != pod.placement.own) else {
+        return serve_weighed(pod, tcp, client, weight).await;
+    };
+    let moving = match tcp.into_std() {
+        Ok(tcp) => Moving { tcp, client, weight, busy: pod.tasks.busy() },
+        Err(cause) => return refuse(Reporter::Source, client, None, &Error::Broken(Broken::Local(cause)).to_string()),
+    };
+    if let Err(moving) = door.hand_over(&pod.local.spec.uid, moving, pod.placement.own) {
+        arrive(&pod, moving.turned_to(pod.placement.own));
     }
 }
 

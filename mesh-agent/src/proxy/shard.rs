@@ -37,8 +37,8 @@ use crate::xds::Demand;
 
 mod doors;
 
-pub(super) use doors::Door;
 use doors::{Ask, Order, send, settle, shard_is_gone, welcome};
+pub(super) use doors::{Door, arrive};
 
 /// How long connections may go on that came by a pod's former listeners, when it was enrolled anew.
 const SUPERSEDED: Duration = Duration::from_secs(3600);
@@ -394,3 +394,6 @@ fn local_copies(mut shared: watch::Receiver<Arc<World>>) -> (watch::Receiver<Arc
     }));
     (reader, judged)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{Count, HEAVY, Home, Placement, Seats, calmer};
+use super::{Count, HEAVY, Home, Moving, Placement, Seats, Weight, calmer};
 
 #[derive(Debug, Default)]
 struct Sum(Cell<u64>);
@@ -47,6 +48,21 @@ fn heavy_ones_are_spread_as_soon_as_they_are_known() {
     assert_eq!(shards[1].place(chat).shard, 1, "others are not meant");
     drop(placed);
     assert_eq!((shards[2].place(bulk).shard, seats.moved()), (2, 4), "those that have ended weigh nothing");
+}
+
+#[test]
+fn a_connection_that_turns_takes_its_weight_along() {
+    let (seats, _) = shards(2);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = listener.local_addr().unwrap();
+    let tcp = std::net::TcpStream::connect(client).unwrap();
+    let moving = Moving { tcp, client, weight: Some(Weight::on(&seats, 1)), busy: crate::task::Tasks::new().busy() };
+    let heavy = || [0, 1].map(|shard: usize| seats.seats[shard].heavy.load(Relaxed));
+    assert_eq!(heavy(), [0, 1]);
+    let moving = moving.turned_to(0);
+    assert_eq!(heavy(), [1, 0]);
+    drop(moving);
+    assert_eq!(heavy(), [0, 0]);
 }
 
 #[test]

@@ -9,9 +9,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Leave, LocalPod, PodListeners, Shared};
+use crate::proxy::copy::{Broken, reset_on_close};
+use crate::proxy::error::Error;
 use crate::proxy::placement::{Home, Moving, Placement, Seats};
 use crate::proxy::pod::{Pod, serve_weighed};
-use crate::proxy::record::Books;
+use crate::proxy::record::{Books, Reporter, refuse};
 use crate::sys::cores::stay_on;
 
 pub(super) type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
@@ -32,11 +34,13 @@ pub(super) enum Order {
 pub(in crate::proxy) struct Door(pub(super) mpsc::WeakUnboundedSender<Order>);
 
 impl Door {
-    /// Gives a connection of a pod to the shard; `from` is where it gets back to if the shard does not know the pod.
-    pub(in crate::proxy) fn hand_over(&self, pod: &Arc<str>, moving: Moving, from: usize) {
-        // All shards end together, and their connections with them.
-        if let Some(door) = self.0.upgrade() {
-            send(&door, Order::Take(Arc::clone(pod), moving, from)).ok();
+    /// Gives a connection of a pod to the shard; `from` is where it gets back to if the shard does not know the pod. A shard
+    /// that has ended takes none.
+    pub(in crate::proxy) fn hand_over(&self, pod: &Arc<str>, moving: Moving, from: usize) -> Result<(), Moving> {
+        let Some(door) = self.0.upgrade() else { return Err(moving) };
+        match door.send(Order::Take(Arc::clone(pod), moving, from)) {
+            Err(mpsc::error::SendError(Order::Take(_, moving, _))) => Err(moving),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 }
@@ -61,15 +65,29 @@ pub(super) fn settle(shard: usize, home: Option<usize>, seats: Arc<Seats>) -> Pl
 /// Serves what another shard has handed over. A pod that comes or goes is not on all shards at the same time; its connection
 /// then goes back to where it came from.
 pub(super) fn welcome(shared: &Shared, (uid, pod): (Arc<str>, Option<Rc<Pod>>), moving: Moving, from: usize) {
-    let own = shared.placement.own;
-    let Some(pod) = pod else {
-        if let Some(door) = shared.doors.get(from).filter(|_| from != own) {
-            door.hand_over(&uid, moving, from);
+    match pod {
+        Some(pod) => arrive(&pod, moving),
+        None => {
+            let back = shared.doors.get(from).filter(|_| from != shared.placement.own);
+            let lost = match back {
+                Some(door) => door.hand_over(&uid, moving.turned_to(from), from),
+                None => Err(moving),
+            };
+            if let Err(Moving { tcp, client, .. }) = lost {
+                reset_on_close(&tcp);
+                refuse(Reporter::Source, client, None, &Error::Cut.to_string());
+            }
         }
-        return;
-    };
-    match TcpStream::from_std(moving.tcp) {
-        Ok(tcp) => pod.tasks.spawn_local(serve_weighed(Rc::clone(&pod), tcp, moving.client, moving.weight)),
-        Err(error) => tracing::warn!(client = %moving.client, %error, "a connection was lost between shards"),
     }
+}
+
+/// Serves it on this shard.
+pub(in crate::proxy) fn arrive(pod: &Rc<Pod>, Moving { tcp, client, weight, busy }: Moving) {
+    let tcp = match TcpStream::from_std(tcp) {
+        Ok(tcp) => tcp,
+        // The client hears of an end; a reset would need the socket, which is gone.
+        Err(cause) => return refuse(Reporter::Source, client, None, &Error::Broken(Broken::Local(cause)).to_string()),
+    };
+    pod.tasks.spawn_local(serve_weighed(Rc::clone(pod), tcp, client, weight));
+    drop(busy);
 }
