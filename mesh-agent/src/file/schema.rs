@@ -283,9 +283,9 @@ const MOST_SHARDS: usize = 1024;
 #[serde(rename_all = "lowercase")]
 pub enum Steering {
     /// Any, by its addresses.
-    #[default]
     Spread,
     /// That of the core on which it comes up, which stays there.
+    #[default]
     Core,
 }
 

@@ -20,6 +20,8 @@ pub(super) fn register(metrics: &Metrics, view: &View) {
     add(Kind::Counter, "workload_manager_proxies_started", "Pods that were taken up since the agent's start", started);
     let text = "Outbound connections that live on another shard than they came up on";
     add(Kind::Counter, "mesh_connections_moved", text, moved);
+    let text = "Times that a shard had too much to do for its core and left it";
+    add(Kind::Counter, "mesh_shards_left_home", text, left_home);
     add(Kind::Counter, "workload_manager_proxies_stopped", "Pods that were given up since the agent's start", stopped);
     add(Kind::Counter, "mesh_capture_events", "What the capture programs did, by pod and event", capture);
     add(Kind::Gauge, "mesh_certificate_expiry_timestamp_seconds", "When each certificate expires", expiry);
@@ -78,7 +80,11 @@ fn started(view: &View, out: &mut Samples) {
 }
 
 fn moved(view: &View, out: &mut Samples) {
-    out.add(&[], view.shards.moved() as f64);
+    out.add(&[], view.shards.moves().0 as f64);
+}
+
+fn left_home(view: &View, out: &mut Samples) {
+    out.add(&[], view.shards.moves().1 as f64);
 }
 
 fn stopped(view: &View, out: &mut Samples) {

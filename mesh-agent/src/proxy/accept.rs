@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +17,7 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// Accepts on `listener` and runs `serve` for each connection on this shard, until `stop`.
 pub(super) async fn accept<F>(
-    listener: TcpListener,
+    listener: Rc<TcpListener>,
     tasks: Tasks,
     stop: CancellationToken,
     serve: impl Fn(TcpStream, SocketAddr) -> F,

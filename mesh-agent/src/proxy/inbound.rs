@@ -284,12 +284,13 @@ async fn carry(
     if let Delivery::Announced(_, header) = &request.delivery {
         copy::say_first(&app, header).await?;
     }
+    let watched = pod.placement.watch(record, None);
     let denied = request.question.until_denied(&mut worlds);
     let error = tokio::select! {
         biased;
         () = tunnel.far.revoked.cancelled() => Error::PeerRevoked,
         denied = denied => Error::Revoked(denied),
-        result = copy::tunnel(&app, &mut stream, Role::Server, record) => return Ok(result?),
+        result = copy::tunnel(&app, &mut stream, Role::Server, &watched) => return Ok(result?),
     };
     copy::reset_on_close(&app);
     stream.send.reset();

@@ -114,7 +114,7 @@ async fn join(
     if let Delivery::Announced(_, header) = &request.delivery {
         copy::say_first(&app, header).await?;
     }
-    let watched = pod.placement.watch(records, pod.original_destination(tcp)?);
+    let watched = pod.placement.watch(records, Some(pod.original_destination(tcp)?));
     let denied = request.question.until_denied(&mut worlds);
     let error = tokio::select! {
         biased;

@@ -220,7 +220,7 @@ async fn carry(
         Some(opened) => opened?,
         None => open(pod, way).await?,
     };
-    let watched = pod.placement.watch(record, way.original.0);
+    let watched = pod.placement.watch(record, Some(way.original.0));
     match opened {
         Some(Opened { mut stream, far, .. }) => tokio::select! {
             biased;

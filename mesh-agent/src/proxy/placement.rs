@@ -2,41 +2,40 @@
 //!
 //! The kernel gives it to the shard whose home is the core that it comes up on: what the application writes is then in that
 //! core's cache, and waking the shard needs no word to another core. Two things speak for another shard: connections to the
-//! same destination have carried much before, so this one will be worth a core; and this shard has more to do than it gets done.
+//! same destination have carried much before, so this one will be worth a core; and the shard has so much to do that its
+//! core's connections are anybody's.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
+use tokio::net::TcpListener;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::copy::Count;
+use crate::sys::cores::Homes;
+
+mod home;
+
+use home::Home;
 
 /// A connection is heavy that carries this much...
 const HEAVY: u64 = 64 << 20;
 /// ... within this time.
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// Looked at each time so much more has come; [`HEAVY`] is a multiple.
+const MUCH: u64 = 1 << 20;
 /// How long it is remembered of a destination.
 const REMEMBERED: u32 = 600;
 /// Destinations are remembered by their hashes: what is mistaken for another one is placed as well as before.
 const PLACES: usize = 4096;
-
-/// How often it is looked how much there is to do.
-const GLANCE: Duration = Duration::from_millis(10);
-/// How old a glance may be that another one is compared to.
-const LATEST: Duration = Duration::from_millis(100);
-/// Shards that are looked at besides the own one.
-const NEIGHBOURS: usize = 8;
-/// A shard is strained that is running or waiting for its core so much of the time...
-const STRAINED: f64 = 0.5;
-/// ... and another one is calm with so much less.
-const CALMER: f64 = 0.25;
 
 /// What the shards know of each other.
 #[derive(Debug)]
@@ -46,6 +45,25 @@ pub(super) struct Seats {
     /// Until when destinations are remembered, in seconds since the start.
     heavy: Box<[AtomicU32]>,
     moved: AtomicU64,
+    /// Times that a shard left its home.
+    left: AtomicU64,
+}
+
+/// How long a thread has been on a core, and has been waiting for one: nanoseconds since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Schedule {
+    ran: u64,
+    waited: u64,
+}
+
+impl Schedule {
+    fn waited_since(self, before: Self) -> u64 {
+        self.waited.saturating_sub(before.waited)
+    }
+
+    fn busy_since(self, before: Self) -> u64 {
+        self.ran.saturating_sub(before.ran) + self.waited_since(before)
+    }
 }
 
 /// One shard's, on cache lines of its own.
@@ -65,6 +83,7 @@ impl Seats {
             start: Instant::now(),
             heavy: (0..PLACES).map(|_| AtomicU32::default()).collect(),
             moved: AtomicU64::default(),
+            left: AtomicU64::default(),
         }
     }
 
@@ -78,6 +97,15 @@ impl Seats {
     /// Connections that live elsewhere than they came up.
     pub(super) fn moved(&self) -> u64 {
         self.moved.load(Relaxed)
+    }
+
+    /// How often a shard has left a home that was crowded.
+    pub(super) fn left(&self) -> u64 {
+        self.left.load(Relaxed)
+    }
+
+    fn left_home(&self) {
+        self.left.fetch_add(1, Relaxed);
     }
 
     fn seconds(&self) -> u32 {
@@ -104,12 +132,11 @@ impl Seats {
         (own..own + count).map(|shard| shard % count).min_by_key(heavy).unwrap_or(own)
     }
 
-    /// Nanoseconds that a shard has been running or wanted to.
-    fn busy(&self, shard: usize) -> Option<u64> {
+    fn schedule(&self, shard: usize) -> Option<Schedule> {
         let mut text = [0; 64];
         let length = self.seats[shard].schedule.get()?.read_at(&mut text, 0).ok()?;
         let mut numbers = std::str::from_utf8(&text[..length]).ok()?.split_ascii_whitespace();
-        Some(numbers.next()?.parse::<u64>().ok()? + numbers.next()?.parse::<u64>().ok()?)
+        Some(Schedule { ran: numbers.next()?.parse().ok()?, waited: numbers.next()?.parse().ok()? })
     }
 }
 
@@ -145,36 +172,35 @@ pub(super) struct Placed {
 pub(super) struct Placement {
     seats: Arc<Seats>,
     pub(super) own: usize,
-    /// Whether connections come up where they are at home.
-    at_home: Home,
-    glance: RefCell<Glance>,
-    /// Of a strained shard's connections every second one goes.
-    turn: Cell<u32>,
-}
-
-/// Whether a shard has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Home {
-    Core,
-    None,
-}
-
-#[derive(Debug)]
-struct Glance {
-    at: Instant,
-    busy: Vec<Option<u64>>,
-    calm: Option<usize>,
+    /// Without one, connections live where they come up.
+    home: Option<Home>,
 }
 
 impl Placement {
-    pub(super) fn new(seats: Arc<Seats>, own: usize, at_home: Home) -> Self {
-        let glance = RefCell::new(Glance { at: Instant::now(), busy: Vec::new(), calm: None });
-        Self { seats, own, at_home, glance, turn: Cell::new(0) }
+    /// `home` is the shard's core, among those of all shards.
+    pub(super) fn new(seats: Arc<Seats>, own: usize, home: Option<(usize, Homes)>) -> Self {
+        let home = home.map(|(core, all)| Home::new(core, all, own));
+        Self { seats, own, home }
+    }
+
+    /// A listener that takes what comes up on the shard's core.
+    pub(super) fn opened(&self, listener: &Rc<TcpListener>) {
+        if let Some(home) = &self.home {
+            home.opened(listener);
+        }
+    }
+
+    /// Brings the shard home when there is less to do. Never ends.
+    pub(super) async fn keep_home(&self) {
+        match &self.home {
+            Some(home) => home.keep(&self.seats).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether connections may live elsewhere than they come up.
     pub(super) fn moves(&self) -> bool {
-        self.at_home == Home::Core && self.seats.seats.len() > 1
+        self.home.is_some() && self.seats.seats.len() > 1
     }
 
     /// Where a connection that came up here should live, if they move.
@@ -183,68 +209,35 @@ impl Placement {
         if !self.moves() {
             return here;
         }
-        let placed = if self.seats.is_heavy(destination) {
-            let shard = self.seats.lightest(self.own);
-            Placed { shard, weight: Some(Weight::on(&self.seats, shard)) }
-        } else {
-            self.calm().map_or(here, |shard| Placed { shard, weight: None })
-        };
-        if placed.shard != self.own {
+        if !self.seats.is_heavy(destination) {
+            return here;
+        }
+        let shard = self.seats.lightest(self.own);
+        if shard != self.own {
             self.seats.moved.fetch_add(1, Relaxed);
         }
-        placed
+        Placed { shard, weight: Some(Weight::on(&self.seats, shard)) }
     }
 
-    /// Watches what a connection carries.
-    pub(super) fn watch<'a, C: Count>(&'a self, count: &'a C, destination: SocketAddr) -> Watched<'a, C> {
-        Watched { count, seats: &self.seats, destination, bytes: Cell::new(0), since: Cell::new(Instant::now()) }
+    /// Watches what a connection carries; its destination may be worth remembering.
+    pub(super) fn watch<'a, C: Count>(&'a self, count: &'a C, destination: Option<SocketAddr>) -> Watched<'a, C> {
+        self.glance();
+        Watched { count, placement: self, destination, bytes: Cell::new(0), since: Cell::new(Instant::now()) }
     }
 
-    /// A calm shard, if this one is strained and it is the turn of one that is.
-    fn calm(&self) -> Option<usize> {
-        let mut glance = self.glance.borrow_mut();
-        let passed = glance.at.elapsed();
-        if passed >= GLANCE {
-            let busy = self.look();
-            // What was long ago says nothing of now.
-            let fresh = if passed <= LATEST { &glance.busy[..] } else { &[] };
-            glance.calm = calmer(fresh, &busy, passed).map(|neighbour| self.neighbour(neighbour));
-            (glance.at, glance.busy) = (Instant::now(), busy);
+    fn glance(&self) {
+        if let Some(home) = &self.home {
+            home.glance(&self.seats);
         }
-        self.turn.set(self.turn.get().wrapping_add(1));
-        glance.calm.filter(|_| self.turn.get().is_multiple_of(2))
     }
-
-    /// How busy this shard and its neighbours have been since they began.
-    fn look(&self) -> Vec<Option<u64>> {
-        let shards = self.seats.seats.len().min(NEIGHBOURS + 1);
-        (0..shards).map(|neighbour| self.seats.busy(self.neighbour(neighbour))).collect()
-    }
-
-    fn neighbour(&self, neighbour: usize) -> usize {
-        (self.own + neighbour) % self.seats.seats.len()
-    }
-}
-
-/// The calmest of those that follow the first one, if that is strained and they are not. Told are nanoseconds at two times.
-fn calmer(before: &[Option<u64>], now: &[Option<u64>], passed: Duration) -> Option<usize> {
-    let share = |(before, now): (&Option<u64>, &Option<u64>)| -> Option<f64> {
-        Some((*now)?.checked_sub((*before)?)? as f64 / passed.as_nanos() as f64)
-    };
-    let shares: Vec<_> = before.iter().zip(now).map(share).collect();
-    let (own, others) = shares.split_first()?;
-    let own = (*own).filter(|own| *own >= STRAINED)?;
-    let others = others.iter().enumerate().filter_map(|(at, share)| Some((at + 1, (*share)?)));
-    let (at, share) = others.min_by(|a, b| a.1.total_cmp(&b.1))?;
-    (share + CALMER <= own).then_some(at)
 }
 
 /// Counts what a connection carries, and remembers its destination if that is much.
 #[derive(Debug)]
 pub(super) struct Watched<'a, C> {
     count: &'a C,
-    seats: &'a Seats,
-    destination: SocketAddr,
+    placement: &'a Placement,
+    destination: Option<SocketAddr>,
     /// Since it was looked how long they took.
     bytes: Cell<u64>,
     since: Cell<Instant>,
@@ -252,10 +245,20 @@ pub(super) struct Watched<'a, C> {
 
 impl<C> Watched<'_, C> {
     fn add(&self, bytes: u64) {
-        self.bytes.set(self.bytes.get() + bytes);
+        let before = self.bytes.get();
+        self.bytes.set(before + bytes);
+        if before / MUCH != self.bytes.get() / MUCH {
+            self.much();
+        }
+    }
+
+    fn much(&self) {
+        self.placement.glance();
         if self.bytes.get() >= HEAVY {
-            if self.since.get().elapsed() <= AT_ONCE {
-                self.seats.remember(self.destination);
+            if let Some(destination) = self.destination
+                && self.since.get().elapsed() <= AT_ONCE
+            {
+                self.placement.seats.remember(destination);
             }
             self.bytes.set(0);
             self.since.set(Instant::now());

@@ -72,8 +72,9 @@ fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
 async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
     let mut worlds = pod.verdicts.clone();
     let app = inbound::reach(pod, question, (Seen::Client(question.peer.address.ip()), Ports::Any), record).await?;
+    let watched = pod.placement.watch(record, None);
     tokio::select! {
-        result = copy::relay(tcp, &app, record) => Ok(result?),
+        result = copy::relay(tcp, &app, &watched) => Ok(result?),
         denied = question.until_denied(&mut worlds) => {
             reset_on_close(&app);
             Err(Error::Revoked(denied))

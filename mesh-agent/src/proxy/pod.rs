@@ -108,9 +108,14 @@ impl Pod {
 
     /// Starts the three pipelines.
     pub(super) fn serve(self: &Rc<Self>, listeners: PodListeners) -> std::io::Result<()> {
-        let outbound = TcpListener::from_std(listeners.outbound)?;
-        let plaintext = TcpListener::from_std(listeners.plaintext)?;
-        let hbone = TcpListener::from_std(listeners.hbone)?;
+        let listener = |listener| {
+            let listener = Rc::new(TcpListener::from_std(listener)?);
+            self.placement.opened(&listener);
+            Ok::<_, std::io::Error>(listener)
+        };
+        let outbound = listener(listeners.outbound)?;
+        let plaintext = listener(listeners.plaintext)?;
+        let hbone = listener(listeners.hbone)?;
         let (stop, tasks) = (self.leaving.clone(), &self.tasks);
         let pod = Rc::clone(self);
         let serve = move |tcp, client| place(Rc::clone(&pod), tcp, client);

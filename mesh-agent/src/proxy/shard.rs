@@ -165,14 +165,14 @@ impl Shards {
         let ways: Arc<[Door]> = doors.iter().map(|door| Door(door.downgrade())).collect();
         let (turnover, seats) = (Arc::new(Turnover::default()), Arc::new(Seats::new(homes.count())));
         let mut threads = Vec::new();
-        for ((index, home), orders) in homes.iter().enumerate().zip(orders) {
-            let (ways, seats) = (Arc::clone(&ways), Arc::clone(&seats));
+        for (index, orders) in orders.into_iter().enumerate() {
+            let (ways, seats, homes) = (Arc::clone(&ways), Arc::clone(&seats), homes.clone());
             let (deps, books) = (deps.clone(), books.clone());
             let counts = (index == 0).then(|| Arc::clone(&turnover));
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(thread::spawn(&format!("shard-{index}"), move || {
-                let around = (settle(index, home, seats), ways);
+                let around = (settle(index, &homes, seats), ways);
                 let books = Rc::new(books(index));
                 LocalSet::new().block_on(&runtime, run((deps, books, number), around, orders, counts));
             })?);
@@ -185,9 +185,9 @@ impl Shards {
         (self.turnover.started.load(Relaxed), self.turnover.stopped.load(Relaxed))
     }
 
-    /// Connections that live on another shard than they came up on.
-    pub fn moved(&self) -> u64 {
-        self.seats.moved()
+    /// Connections that live on another shard than they came up on, and times that a shard left its home.
+    pub fn moves(&self) -> (u64, u64) {
+        (self.seats.moved(), self.seats.left())
     }
 
     /// Where the shards are at home.
@@ -297,6 +297,8 @@ async fn run(
         doors,
     };
     drop(tokio::task::spawn_local(Rc::clone(&shared.shortcuts).follow()));
+    let placement = Rc::clone(&shared.placement);
+    drop(tokio::task::spawn_local(async move { placement.keep_home().await }));
     let mut pods: HashMap<Arc<str>, Rc<Pod>> = HashMap::new();
     let mut leaving: HashMap<Arc<str>, Weak<Pod>> = HashMap::new();
     while let Some(order) = orders.recv().await {

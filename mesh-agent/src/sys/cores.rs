@@ -18,6 +18,13 @@ pub fn stay_on(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// This thread runs on any of the homes from now on; without any, nothing changes.
+pub fn roam(homes: &Homes) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    homes.iter().flatten().for_each(|core| set.set(core));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
 /// Where threads are at home that divide work among them. One for each core, they stay there and take the work that comes
 /// up on it; fewer or more have no home, and the scheduler moves them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -68,12 +68,19 @@ fn listen_on(address: SocketAddr, home: Option<usize>) -> io::Result<TcpListener
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     set_transparent(&socket, address.ip())?;
-    if let Some(core) = home {
-        socket.set_cpu_affinity(core)?;
+    if home.is_some() {
+        set_home(socket.as_fd(), home)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Has a listener of [`listen`] take what comes up on that core; none: its turn of what comes up on any.
+pub fn set_home(listener: BorrowedFd<'_>, home: Option<usize>) -> io::Result<()> {
+    // As i32 the kernel reads u32::MAX: -1, nowhere.
+    let core = home.map_or(Ok(u32::MAX), u32::try_from).map_err(io::Error::other)?;
+    set_option(&SockRef::from(&listener), libc::SOL_SOCKET, libc::SO_INCOMING_CPU, core)
 }
 
 pub(super) fn v6_is_off(error: &io::Error) -> bool {
@@ -192,7 +199,6 @@ fn turn_on(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Resu
 
 #[expect(unsafe_code, reason = "setsockopt(2) without a wrapper")]
 fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: u32) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     // SAFETY: the descriptor is open for as long as `socket` lives, and the option value is an integer of the given size.
     let result = unsafe {
         libc::setsockopt(
@@ -208,8 +214,7 @@ fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: u
 
 /// `SO_NETNS_COOKIE` (Linux 5.14): the number by which BPF programs know the socket's network namespace.
 #[expect(unsafe_code, reason = "getsockopt(2) without a wrapper")]
-pub fn netns_cookie(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<u64> {
-    use std::os::fd::AsRawFd;
+pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut cookie = 0u64;
     let mut size = size_of::<u64>() as libc::socklen_t;

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ static CORES: Fixture = Fixture {
 pub(super) const CASES: &[Case] = &[
     Case::shared("a_core_and_its_shard", &CORES, cores),
     Case::shared("heavy_connections_are_spread", &CORES, heavy).limit(60),
+    Case::shared("a_core_with_too_much_to_do", &CORES, crowded).limit(60),
 ];
 
 /// The port that much is carried to.
@@ -104,4 +106,58 @@ fn heavy(lab: &Lab) -> Result<()> {
     say(format_args!("    {moved} moved"));
     ensure!(moved >= 2.0, "{moved} are counted");
     Ok(())
+}
+
+/// Shards of eight connections from the first core.
+fn eight(lab: &Lab) -> Result<Vec<u32>> {
+    let (client, server) = (lab.pod("client"), lab.pod("server"));
+    let core = usable()?[0];
+    let open = on(core, || (0..8).map(|_| connect(client, server.at4(APP))).collect::<Result<Vec<_>>>())?;
+    eventually(Duration::from_secs(2), || {
+        let got = shards(lab, APP)?;
+        ensure!(got.len() == open.len(), "{} of {} connections are shown", got.len(), open.len());
+        Ok(got)
+    })
+}
+
+/// Does it on the core again and again.
+fn until(stop: &AtomicBool, core: usize, again: impl Fn() -> Result<()> + Send + Sync) -> Result<()> {
+    on(core, || {
+        while !stop.load(Relaxed) {
+            again()?;
+        }
+        Ok(())
+    })
+}
+
+/// Much to carry, on a core that others use as well: what comes up there meanwhile is anybody's.
+fn crowded(lab: &Lab) -> Result<()> {
+    let (client, server) = (lab.pod("client"), lab.pod("server"));
+    let (_server, _sink) = (server.echo(APP)?, server.sink(BULK)?);
+    let (core, to) = (usable()?[0], server.at4(BULK));
+    let agent = lab.agent("n1");
+    let left = || agent.metric("mesh_shards_left_home_total", &[]);
+    let before = left()?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let rival = scope.spawn(|| until(&stop, core, || Ok(())));
+        let bulk = scope.spawn(|| until(&stop, core, || send(client, to, 64).map(drop)));
+        let seen = eventually(Duration::from_secs(20), || {
+            ensure!(left()? > before, "no shard has left its home");
+            let got = eight(lab)?;
+            ensure!(got.contains(&0) && got.contains(&1), "all of them are on {got:?}");
+            Ok(())
+        });
+        stop.store(true, Relaxed);
+        for thread in [rival, bulk] {
+            thread.join().map_err(|_| anyhow!("the thread panicked"))??;
+        }
+        seen
+    })?;
+    eventually(Duration::from_secs(20), || {
+        quiet(lab)?;
+        let got = eight(lab)?;
+        ensure!(got == [0; 8], "when there is less to do, they are on {got:?}");
+        Ok(())
+    })
 }

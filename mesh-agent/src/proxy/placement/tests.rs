@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{Count, HEAVY, Home, Moving, Placement, Seats, Weight, calmer};
+use super::{Count, HEAVY, Moving, Placement, Seats, Weight};
+use crate::sys::cores::{Homes, usable};
 
 #[derive(Debug, Default)]
 struct Sum(Cell<u64>);
@@ -22,7 +23,10 @@ impl Count for Sum {
 
 fn shards(count: usize) -> (Arc<Seats>, Vec<Placement>) {
     let seats = Arc::new(Seats::new(count));
-    let all = (0..count).map(|own| Placement::new(Arc::clone(&seats), own, Home::Core)).collect();
+    let homes = Homes::new(count, &[]);
+    let all = (0..count)
+        .map(|own| Placement::new(Arc::clone(&seats), own, Some((usable().unwrap()[0], homes.clone()))))
+        .collect();
     (seats, all)
 }
 
@@ -38,7 +42,7 @@ fn heavy_ones_are_spread_as_soon_as_they_are_known() {
     let (seats, shards) = shards(3);
     let (bulk, chat) = ("10.0.0.1:5201".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
     let sum = Sum::default();
-    let watched = shards[1].watch(&sum, bulk);
+    let watched = shards[1].watch(&sum, Some(bulk));
     watched.received(HEAVY / 2);
     assert_eq!(shards[1].place(bulk).shard, 1, "half as much is not heavy");
     watched.sent(HEAVY / 2);
@@ -70,35 +74,19 @@ fn without_homes_the_kernel_spreads_them() {
     let (seats, _) = shards(2);
     let bulk = "[fd00::1]:5201".parse().unwrap();
     seats.remember(bulk);
-    let shard = Placement::new(Arc::clone(&seats), 1, Home::None);
+    let shard = Placement::new(Arc::clone(&seats), 1, None);
     assert!((0..4).all(|_| shard.place(bulk).shard == 1));
-}
-
-#[test]
-fn strain_is_relative() {
-    let passed = Duration::from_nanos(1000);
-    let at = |times: &[u64]| times.iter().copied().map(Some).collect::<Vec<_>>();
-    for (before, now, expected) in [
-        (vec![], at(&[900, 0]), None),
-        (at(&[0, 0, 0]), at(&[490, 0, 0]), None),
-        (at(&[0, 0, 0]), at(&[700, 500, 450]), Some(2)),
-        (at(&[0, 0, 0]), at(&[1500, 1400, 1300]), None),
-        (at(&[5, 5]), vec![Some(1005), None], None),
-        (at(&[5, 5]), vec![None, Some(5)], None),
-    ] {
-        assert_eq!(calmer(&before, &now, passed), expected, "{now:?}");
-    }
 }
 
 #[test]
 fn a_thread_that_works_is_busy() {
     let seats = Seats::new(1);
     seats.take(0);
-    let before = seats.busy(0).unwrap();
+    let before = seats.schedule(0).unwrap();
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_millis(30) {
         std::hint::black_box(start);
     }
-    let busy = seats.busy(0).unwrap() - before;
+    let busy = seats.schedule(0).unwrap().busy_since(before);
     assert!(busy >= 15_000_000, "{busy} ns");
 }

@@ -11,10 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Leave, LocalPod, PodListeners, Shared};
 use crate::proxy::copy::{Broken, reset_on_close};
 use crate::proxy::error::Error;
-use crate::proxy::placement::{Home, Moving, Placement, Seats};
+use crate::proxy::placement::{Moving, Placement, Seats};
 use crate::proxy::pod::{Pod, serve_weighed};
 use crate::proxy::record::{Books, Reporter, refuse};
-use crate::sys::cores::stay_on;
+use crate::sys::cores::{Homes, stay_on};
 
 pub(super) type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
 
@@ -54,12 +54,13 @@ pub(super) fn shard_is_gone() -> io::Error {
 }
 
 /// Without its home a shard does the same from wherever it is.
-pub(super) fn settle(shard: usize, home: Option<usize>, seats: Arc<Seats>) -> Placement {
+pub(super) fn settle(shard: usize, homes: &Homes, seats: Arc<Seats>) -> Placement {
+    let home = homes.iter().nth(shard).flatten();
     if let Some(Err(error)) = home.map(stay_on) {
         tracing::warn!(shard, core = home, %error, "a shard does not stay on its core");
     }
     seats.take(shard);
-    Placement::new(seats, shard, if home.is_some() { Home::Core } else { Home::None })
+    Placement::new(seats, shard, home.map(|core| (core, homes.clone())))
 }
 
 /// Serves what another shard has handed over. A pod that comes or goes is not on all shards at the same time; its connection
