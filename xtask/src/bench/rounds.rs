@@ -133,8 +133,11 @@ impl Turn<'_> {
 pub(super) fn in_words(row: Row, value: f64) -> String {
     let look = row.look();
     let prefix = match row {
-        Row::RoundTripMedian => "p50 ",
-        Row::RoundTripP99 | Row::RequestP99 => "p99 ",
+        Row::RoundTripMedian | Row::LoadedMedian => "p50 ",
+        Row::RoundTripP99 | Row::LoadedP99 | Row::RequestP99 => "p99 ",
+        Row::RoundTripP999 => "p99.9 ",
+        Row::LoadedToIdle => "p99 to idle ",
+        Row::LoadedThroughput => "meanwhile ",
         Row::CpuPerGigabyte1 | Row::CpuPerGigabyte8 | Row::CpuPerRequest | Row::CpuPerConnection => "CPU ",
         Row::Throughput1
         | Row::Throughput8
