@@ -14,8 +14,10 @@ use crate::step::say;
 
 mod awake;
 mod contender;
+mod listing;
 mod load;
 mod machine;
+mod memory;
 mod parse;
 mod peer;
 mod profile;
@@ -79,11 +81,17 @@ enum Other {
     Profile(profile::Args),
     /// A mesh of 100,000 workloads: memory, how fast changes arrive, what traffic notices
     Scale(scale::Args),
+    /// What an agent holds: idle, with 10,000 idle connections, and when they have gone
+    Memory(memory::Args),
+    #[command(hide = true)]
+    Callers(memory::Callers),
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     match &args.other {
         Some(Other::Scale(args)) => return scale::run(root, args),
+        Some(Other::Memory(args)) => return memory::run(root, args),
+        Some(Other::Callers(args)) => return memory::call_and_hold(args),
         Some(Other::Profile(args)) => return profile::run(root, args),
         None => {}
     }
