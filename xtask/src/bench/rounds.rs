@@ -129,6 +129,11 @@ impl Turn<'_> {
     }
 }
 
+/// What figures are made of.
+pub(super) fn medians(rounds: u32) -> String {
+    if rounds == 1 { "one round".to_owned() } else { format!("medians of {rounds} rounds") }
+}
+
 /// A figure within a line: the title of the line's measurement says the rest.
 pub(super) fn in_words(row: Row, value: f64) -> String {
     let look = row.look();
