@@ -19,7 +19,7 @@ const FEW: usize = 64;
 pub(super) const BURST: usize = 256 << 10;
 /// Until agents that have done something are at rest.
 const SETTLE: Duration = Duration::from_secs(3);
-/// After the last connection has ended.
+/// After the last connection has come, and after the last has ended.
 pub(super) const AFTER: Duration = Duration::from_secs(10);
 /// How long the agents may take to know of all connections.
 const KNOWN: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ fn stages(lab: &Lab, servers: &Servers<'_>, (count, bytes): (u32, usize)) -> Res
     let warm = held(lab)?;
     let crowd = servers.gather(lab, count, bytes)?;
     known(lab, count)?;
-    sleep(SETTLE);
+    sleep(AFTER);
     let open = held(lab)?;
     say(format_args!("    all are open: {:.1} MiB and {:.1} MiB", open.client.resident, open.server.resident));
     drop(crowd);
