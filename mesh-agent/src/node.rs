@@ -19,6 +19,7 @@ mod pods;
 mod revocation;
 mod settings;
 pub mod source;
+mod thrift;
 pub mod uninstall;
 
 use std::path::{Path, PathBuf};
@@ -161,6 +162,7 @@ async fn serve(path: &Path, edits: Option<(Edits, Given)>, config: Config, log: 
         metrics.register(Box::new(announced));
     }
     open_pages(&view, &metrics, &tasks)?;
+    tasks.spawn(thrift::give_back());
     let stop = stop_signal(&tasks);
     // Before the mesh is known, nobody could say who may talk to a pod: what is captured already is refused until then.
     if let Some((gate, status)) = synced {

@@ -14,10 +14,13 @@ use crate::step::say;
 
 mod awake;
 mod contender;
+mod listing;
 mod load;
 mod machine;
+mod memory;
 mod parse;
 mod peer;
+mod plot;
 mod profile;
 mod rounds;
 mod row;
@@ -70,6 +73,9 @@ pub(crate) struct Args {
     /// Where the servers are, seen from the client
     #[arg(long, value_enum, num_args = 1.., default_value = "far")]
     target: Vec<Target>,
+    /// Draw the figures beside no mesh, as `bench plot` does, into this SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 /// Other benchmarks than that beside peers.
@@ -79,11 +85,20 @@ enum Other {
     Profile(profile::Args),
     /// A mesh of 100,000 workloads: memory, how fast changes arrive, what traffic notices
     Scale(scale::Args),
+    /// What an agent holds: idle, with 10,000 idle connections, and when they have gone
+    Memory(memory::Args),
+    #[command(hide = true)]
+    Callers(memory::Callers),
+    /// Draw the figures of the last run beside no mesh
+    Plot(plot::Args),
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     match &args.other {
         Some(Other::Scale(args)) => return scale::run(root, args),
+        Some(Other::Memory(args)) => return memory::run(root, args),
+        Some(Other::Callers(args)) => return memory::call_and_hold(args),
+        Some(Other::Plot(args)) => return plot::run(&root.join(HISTORY), args),
         Some(Other::Profile(args)) => return profile::run(root, args),
         None => {}
     }
@@ -115,6 +130,9 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     document["same_node"] = json!({"ours": modes.0, "peer": modes.1});
     remember(&root.join(HISTORY), &document)?;
     say(format_args!("appended to {HISTORY}"));
+    if let Some(file) = &args.plot {
+        plot::write(&document, file)?;
+    }
     if let Some(output) = &mut output {
         writeln!(output, "{document:#}")?;
     }
@@ -139,7 +157,7 @@ fn measure(
 }
 
 fn report(machine: &Machine, plan: &Plan, figures: &[Figure], record: &Record) {
-    let rounds = if plan.rounds == 1 { "one round".to_owned() } else { format!("medians of {} rounds", plan.rounds) };
+    let rounds = rounds::medians(plan.rounds);
     say(format_args!("\n{machine}\n{rounds}, {} s for each measurement", plan.seconds));
     say(table::table(figures));
     let lists = [("Remarks", &record.remarks), ("Failures", &record.failures)];

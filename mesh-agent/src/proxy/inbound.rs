@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -55,7 +56,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let Ok(place) = pod.handshakes.try_acquire() else {
         return refuse(Reporter::Destination, peer, dialled, "too many handshakes at once");
     };
-    let shaken = pod.cut.run_until_cancelled(handshake(&pod, tcp)).await.unwrap_or(Err(Error::Cut));
+    let shaken = pod.unless_cut(pin!(handshake(&pod, tcp))).await;
     let (tls, proven, dialled) = match shaken {
         Ok(open) => open,
         Err(error) => return refuse(Reporter::Destination, peer, dialled, &error.to_string()),
@@ -109,7 +110,7 @@ async fn handshake(pod: &Pod, tcp: TcpStream) -> Result<(Tls, Proven, SocketAddr
 }
 
 /// Serves one CONNECT.
-async fn stream(pod: Rc<Pod>, tunnel: Rc<Tunnel>, incoming: Incoming) {
+pub(super) async fn stream(pod: Rc<Pod>, tunnel: Rc<Tunnel>, incoming: Incoming) {
     let request = match read(&pod, &tunnel, &incoming).await {
         Ok(request) => request,
         Err(error) => {
@@ -118,8 +119,7 @@ async fn stream(pod: Rc<Pod>, tunnel: Rc<Tunnel>, incoming: Incoming) {
         }
     };
     let record = Record::open(&pod.books, ends(&pod, &tunnel, &request, (incoming.headers(), Security::MutualTls)));
-    let journey = carry(&pod, &tunnel, &request, incoming, &record);
-    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    let result = pod.unless_cut(pin!(carry(&pod, &tunnel, &request, incoming, &record))).await;
     record.finish(outcome(&result));
 }
 

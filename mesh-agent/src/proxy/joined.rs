@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -87,8 +88,7 @@ pub(super) async fn carry(
     let said = http::HeaderMap::new();
     let theirs = Record::open(&there.books, inbound::ends(there, &tunnel, &request, (&said, Security::Local)));
     let records = Both(record, &theirs);
-    let journey = join((pod, source, to), (tcp, &met), &request, &records);
-    let result = there.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    let result = there.unless_cut(pin!(join((pod, source, to), (tcp, &met), &request, &records))).await;
     theirs.finish(outcome(&result));
     match result {
         Err(error @ (Error::Denied(_) | Error::Connect { .. } | Error::ConnectTimeout { .. })) => {

@@ -3,6 +3,7 @@
 //! The application's handshake was completed by the kernel before any of this, so every failure reaches it as a reset.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,19 +35,17 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
         Err(error) => return early(&tcp, Reporter::Source, client, Some(original.0), &error),
     };
     if let Some(neighbour) = joined::neighbour(&pod, (&way.source, way.client), &way.route) {
-        return next_door(&pod, &tcp, &way, &neighbour).await;
+        // Boxed: the rarer case, and the larger one.
+        return Box::pin(next_door(&pod, &tcp, &way, &neighbour)).await;
     }
     // Only the far end of a tunnel in a tunnel knows who serves it, so that is opened before its record.
     let opened = match &way.route {
-        Route::Nested { .. } => {
-            Some(pod.cut.run_until_cancelled(Box::pin(open(&pod, &way))).await.unwrap_or(Err(Error::Cut)))
-        }
+        Route::Nested { .. } => Some(pod.unless_cut(Box::pin(open(&pod, &way)).as_mut()).await),
         Route::Tunnel { .. } | Route::Plain { .. } | Route::Passthrough { .. } => None,
     };
     let record =
         Record::open(&pod.books, ends(&pod, &way, opened.as_ref().and_then(|opened| opened.as_ref().ok()?.as_ref())));
-    let journey = carry(&pod, &tcp, &way, opened, &record);
-    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    let result = pod.unless_cut(pin!(carry(&pod, &tcp, &way, opened, &record))).await;
     if result.is_err() {
         reset_on_close(&tcp);
     }
@@ -62,8 +61,7 @@ async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neigh
     }
     let record = Record::open(&pod.books, ends);
     let service = service.as_deref().map(|service| &*service.key.hostname);
-    let journey = joined::carry(pod, tcp, (&way.source, service), to, &record);
-    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    let result = pod.unless_cut(pin!(joined::carry(pod, tcp, (&way.source, service), to, &record))).await;
     if result.is_err() {
         reset_on_close(tcp);
     }
@@ -222,11 +220,15 @@ async fn carry(
     };
     let watched = pod.placement.watch(record, Some(way.original.0));
     match opened {
-        Some(Opened { mut stream, far, .. }) => tokio::select! {
-            biased;
-            () = far.revoked.cancelled() => return Err(Error::PeerRevoked),
-            result = copy::tunnel(tcp, &mut stream, Role::Client, &watched) => result?,
-        },
+        Some(Opened { mut stream, far, headers }) => {
+            // Read, and not for as long as the connection lasts.
+            drop(headers);
+            tokio::select! {
+                biased;
+                () = far.revoked.cancelled() => return Err(Error::PeerRevoked),
+                result = copy::tunnel(tcp, &mut stream, Role::Client, &watched) => result?,
+            }
+        }
         None => {
             let server = dial::onward(&pod.local.netns, shown(&way.route).next_hop, "").await?;
             copy::relay(tcp, &server, &watched).await?;

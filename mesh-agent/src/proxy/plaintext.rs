@@ -1,6 +1,7 @@
 //! Inbound plaintext: authorised without an identity, then carried to the application (protocol note, section 8.7).
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,8 +27,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
         Err(error) => return early(&tcp, Reporter::Destination, client, target, &error),
     };
     let record = Record::open(&pod.books, ends(&pod, &workload, &question));
-    let journey = carry(&pod, &tcp, &question, &record);
-    let result = pod.cut.run_until_cancelled(journey).await.unwrap_or(Err(Error::Cut));
+    let result = pod.unless_cut(pin!(carry(&pod, &tcp, &question, &record))).await;
     if result.is_err() {
         reset_on_close(&tcp);
     }

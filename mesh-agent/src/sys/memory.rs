@@ -37,6 +37,44 @@ pub fn keep_buffers() {
     }
 }
 
+/// Bytes of memory that the allocator has and nobody uses, as far as the kernel holds it for us.
+pub fn unused() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    anonymous(&status)?.checked_sub(allocated()?)
+}
+
+/// What `/proc/self/status` says of memory that no file has.
+fn anonymous(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+/// What the allocator has given to somebody; nothing is known without glibc.
+fn allocated() -> Option<u64> {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "mallinfo2(3)")]
+        // SAFETY: it only counts, holding the allocator's locks.
+        let counted = unsafe { libc::mallinfo2() };
+        Some(counted.uordblks as u64 + counted.hblkhd as u64)
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
+/// Gives pages of which nobody uses anything back to the kernel. The allocator itself does so only at an arena's end: what
+/// thousands of connections have left between the memory of those that stay would be kept for ever.
+pub fn release_unused() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "malloc_trim(3)")]
+        // SAFETY: it touches only memory that is free, holding the allocator's locks.
+        let released = unsafe { libc::malloc_trim(0) };
+        tracing::trace!(released, "unused memory is given back");
+    }
+}
+
 /// The addresses at the head of a line of `/proc/PID/maps`.
 fn range(line: &str) -> Option<(usize, usize)> {
     let (start, end) = line.split(' ').next()?.split_once('-')?;
@@ -55,12 +93,32 @@ fn release(start: usize, length: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::range;
+    use super::{anonymous, range, release_unused, unused};
 
     #[test]
     fn ranges() {
         assert_eq!(range("1000-2000 r-xp 00000000 fe:00 1 /bin/x"), Some((0x1000, 0x2000)));
         assert_eq!(range("nonsense"), None);
         super::release_code();
+    }
+
+    #[test]
+    fn memory_of_no_file() {
+        assert_eq!(anonymous("VmRSS:\t  10 kB\nRssAnon:\t    4 kB\n"), Some(4096));
+        assert_eq!(anonymous("VmRSS:\t  10 kB\n"), None);
+    }
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn what_is_between_used_memory_goes_back() {
+        const COUNT: usize = 1 << 10;
+        // Large and small ones by turns: the small ones stay.
+        let (large, small): (Vec<_>, Vec<_>) = (0..COUNT).map(|_| (vec![1_u8; 64 << 10], vec![1_u8; 64])).unzip();
+        drop(large);
+        let before = unused().unwrap();
+        release_unused();
+        let after = unused().unwrap();
+        assert!(before > 30 << 20 && after < before / 4, "{before} unused, then {after}");
+        assert_eq!(small.len(), COUNT);
     }
 }

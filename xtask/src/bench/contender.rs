@@ -153,12 +153,17 @@ impl Contender {
     /// Runs a program in the client's pod and gives all that it printed. Whether it did what it should is to be seen
     /// from that.
     pub(super) fn run(&self, program: &str, arguments: &[&str], limit: Duration) -> Result<String> {
+        let mut process = self.spawn(program, arguments)?;
+        process.wait(limit)?;
+        Ok(process.log().text())
+    }
+
+    /// Starts a program in the client's pod.
+    pub(super) fn spawn(&self, program: &str, arguments: &[&str]) -> Result<Process> {
         let run = self.runs.get() + 1;
         self.runs.set(run);
         let mut command = self.lab.pod("client").command(program);
-        let mut process = self.lab.spawn(&format!("{program}-{run}"), command.args(arguments))?;
-        process.wait(limit)?;
-        Ok(process.log().text())
+        self.lab.spawn(&format!("{program}-{run}"), command.args(arguments))
     }
 
     /// Sends a request to the other node and looks at the wire between them, so that what is measured is what is said:

@@ -16,6 +16,7 @@ pub(super) struct Throughput {
 pub(super) struct RoundTrip {
     pub(super) p50_us: f64,
     pub(super) p99_us: f64,
+    pub(super) p999_us: f64,
 }
 
 /// What wrk measured.
@@ -53,7 +54,7 @@ pub(super) fn sockperf(text: &str) -> Result<RoundTrip> {
         let half = line.and_then(|line| line.rsplit_once('=')).and_then(|(_, value)| value.trim().parse::<f64>().ok());
         half.map(|half| 2.0 * half).with_context(|| said("sockperf", text))
     };
-    Ok(RoundTrip { p50_us: percentile("50.000")?, p99_us: percentile("99.000")? })
+    Ok(RoundTrip { p50_us: percentile("50.000")?, p99_us: percentile("99.000")?, p999_us: percentile("99.900")? })
 }
 
 /// `wrk`, with or without `--latency`.
@@ -116,7 +117,8 @@ mod tests {
     #[test]
     fn a_round_trip_is_twice_what_sockperf_shows() {
         let round_trip = sockperf(include_str!("samples/sockperf.txt")).unwrap();
-        assert_eq!(round_trip, RoundTrip { p50_us: 2.0 * 7.776, p99_us: 2.0 * 22.633 });
+        let expected = RoundTrip { p50_us: 2.0 * 7.776, p99_us: 2.0 * 22.633, p999_us: 2.0 * 2648.84 };
+        assert_eq!(round_trip, expected);
     }
 
     #[test]

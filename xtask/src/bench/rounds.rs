@@ -129,12 +129,20 @@ impl Turn<'_> {
     }
 }
 
+/// What figures are made of.
+pub(super) fn medians(rounds: u32) -> String {
+    if rounds == 1 { "one round".to_owned() } else { format!("medians of {rounds} rounds") }
+}
+
 /// A figure within a line: the title of the line's measurement says the rest.
 pub(super) fn in_words(row: Row, value: f64) -> String {
     let look = row.look();
     let prefix = match row {
-        Row::RoundTripMedian => "p50 ",
-        Row::RoundTripP99 | Row::RequestP99 => "p99 ",
+        Row::RoundTripMedian | Row::LoadedMedian => "p50 ",
+        Row::RoundTripP99 | Row::LoadedP99 | Row::RequestP99 => "p99 ",
+        Row::RoundTripP999 => "p99.9 ",
+        Row::LoadedToIdle => "p99 to idle ",
+        Row::LoadedThroughput => "meanwhile ",
         Row::CpuPerGigabyte1 | Row::CpuPerGigabyte8 | Row::CpuPerRequest | Row::CpuPerConnection => "CPU ",
         Row::Throughput1
         | Row::Throughput8

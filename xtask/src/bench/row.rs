@@ -63,6 +63,8 @@ pub(super) enum Measurement {
     Streams,
     /// 64 bytes to and fro
     RoundTrip,
+    /// The same beside bytes on eight connections, as many as go
+    UnderLoad,
     /// HTTP requests on kept-alive connections
     Http,
     /// HTTP requests on a connection each
@@ -70,13 +72,15 @@ pub(super) enum Measurement {
 }
 
 impl Measurement {
-    pub(super) const ALL: [Self; 5] = [Self::Stream, Self::Streams, Self::RoundTrip, Self::Http, Self::Connections];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Stream, Self::Streams, Self::RoundTrip, Self::UnderLoad, Self::Http, Self::Connections];
 
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Stream => "throughput, 1 stream",
             Self::Streams => "throughput, 8 streams",
             Self::RoundTrip => "round trip",
+            Self::UnderLoad => "round trip, under load",
             Self::Http => "HTTP, kept alive",
             Self::Connections => "new connections",
         }
@@ -93,6 +97,11 @@ pub(super) enum Row {
     RoundTripMedian,
     RoundTripAdded,
     RoundTripP99,
+    RoundTripP999,
+    LoadedMedian,
+    LoadedP99,
+    LoadedToIdle,
+    LoadedThroughput,
     Requests,
     RequestP99,
     CpuPerRequest,
@@ -121,7 +130,7 @@ pub(super) struct Look {
 }
 
 impl Row {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Throughput1,
         Self::Throughput8,
         Self::CpuPerGigabyte1,
@@ -129,6 +138,11 @@ impl Row {
         Self::RoundTripMedian,
         Self::RoundTripAdded,
         Self::RoundTripP99,
+        Self::RoundTripP999,
+        Self::LoadedMedian,
+        Self::LoadedP99,
+        Self::LoadedToIdle,
+        Self::LoadedThroughput,
         Self::Requests,
         Self::RequestP99,
         Self::CpuPerRequest,
@@ -148,6 +162,11 @@ impl Row {
             Self::RoundTripMedian => ("rtt_p50_us", "round trip, p50", "us", Lower, 1),
             Self::RoundTripAdded => ("rtt_added_us", "round trip, p50, added", "us", Lower, 1),
             Self::RoundTripP99 => ("rtt_p99_us", "round trip, p99", "us", Lower, 1),
+            Self::RoundTripP999 => ("rtt_p999_us", "round trip, p99.9", "us", Lower, 1),
+            Self::LoadedMedian => ("loaded_rtt_p50_us", "loaded round trip, p50", "us", Lower, 0),
+            Self::LoadedP99 => ("loaded_rtt_p99_us", "loaded round trip, p99", "us", Lower, 0),
+            Self::LoadedToIdle => ("loaded_rtt_p99_to_idle", "loaded p99 to idle p99", "x", Lower, 2),
+            Self::LoadedThroughput => ("loaded_gbps", "load meanwhile", "Gb/s", Higher, 2),
             Self::Requests => ("http_per_s", "HTTP, kept alive", "req/s", Higher, 0),
             Self::RequestP99 => ("http_p99_us", "HTTP, kept alive, p99", "us", Lower, 0),
             Self::CpuPerRequest => ("cpu_us_per_request", "agents' CPU per request", "us", Lower, 1),

@@ -21,12 +21,17 @@ pub(super) fn table(figures: &[Figure]) -> String {
     text
 }
 
-fn heading(target: Option<&str>, shown: &[Who]) -> String {
-    let what = match target {
+/// What the figures of a section are about.
+pub(super) fn place(target: Option<&str>) -> &'static str {
+    match target {
         Some("near") => "to a pod on the same node",
         Some(_) => "to a pod on the other node",
         None => "memory of all agents",
-    };
+    }
+}
+
+fn heading(target: Option<&str>, shown: &[Who]) -> String {
+    let what = place(target);
     let names: String = shown.iter().map(|who| format!("{:>11}", title(*who))).collect();
     let peer = if shown.contains(&Who::Peer) { format!("{:>12}", "ours/peer") } else { String::new() };
     format!("\n{what:<37}{names}{:>15}{peer}{:>9}\n", "ours/no mesh", "spread")

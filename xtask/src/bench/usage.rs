@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 /// The unit of CPU times in `/proc`: `USER_HZ`, which is the same on all architectures that matter here.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -13,6 +14,39 @@ pub(super) enum Resident {
     Now,
     /// The most since the process began.
     Peak,
+}
+
+/// What one process holds; memory in MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Held {
+    pub(super) resident: f64,
+    /// Of which belongs to no file: heap and stacks.
+    pub(super) anonymous: f64,
+    /// With its share only of what several processes have, such as the program's code.
+    pub(super) proportional: f64,
+    /// The most that was resident since the process began.
+    pub(super) peak: f64,
+    pub(super) descriptors: usize,
+}
+
+impl Held {
+    pub(super) fn by(pid: u32) -> Result<Self> {
+        let (status, rollup) = (read(pid, "status")?, read(pid, "smaps_rollup")?);
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("agent {pid} is gone"))?;
+        let memory = Self::told(&status, &rollup, descriptors.count());
+        memory.with_context(|| format!("agent {pid} has ended"))
+    }
+
+    fn told(status: &str, rollup: &str, descriptors: usize) -> Option<Self> {
+        let mebibytes = |text, field| Some(kibibytes(text, field)? / 1024.0);
+        Some(Self {
+            resident: mebibytes(status, "VmRSS:")?,
+            anonymous: mebibytes(status, "RssAnon:")?,
+            proportional: mebibytes(rollup, "Pss:")?,
+            peak: mebibytes(status, "VmHWM:")?,
+            descriptors,
+        })
+    }
 }
 
 /// Seconds of CPU that these processes have used so far, in user mode and in the kernel. All threads count, also those
@@ -75,10 +109,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_holds() {
+        let status = "VmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\nRssAnon:\t    4096 kB\n";
+        let rollup = "1000-2000 ---p 00000000 00:00 0    [rollup]\nRss:     10240 kB\nPss:      7168 kB\n";
+        let held = Held { resident: 10.0, anonymous: 4.0, proportional: 7.0, peak: 20.0, descriptors: 12 };
+        assert_eq!(Held::told(status, rollup, 12), Some(held));
+        assert_eq!(Held::told(status, "", 12), None);
+    }
+
+    #[test]
     fn this_process_uses_something() {
         let own = [std::process::id()];
         assert!(cpu_seconds(&own).is_ok());
         assert!(mebibytes(&own, Resident::Now).unwrap() > 0.0);
+        assert!(Held::by(std::process::id()).unwrap().descriptors > 2);
         assert!(cpu_seconds(&[u32::MAX]).is_err());
     }
 }

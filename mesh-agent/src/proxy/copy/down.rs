@@ -67,6 +67,7 @@ impl Down {
                 SockRef::from(tcp).shutdown(std::net::Shutdown::Write).map_err(Broken::Local)?;
                 self.state = State::Done;
             } else if starved {
+                self.fall_quiet();
                 return Poll::Pending;
             }
         }
@@ -111,6 +112,16 @@ impl Down {
         } else {
             self.seal();
             self.waiting.push_back(data);
+        }
+    }
+
+    /// Nothing waits: what was needed for that is not kept.
+    fn fall_quiet(&mut self) {
+        if self.gathered.capacity() > 0 {
+            self.gathered = BytesMut::new();
+        }
+        if self.waiting.capacity() > PIECES {
+            self.waiting = VecDeque::new();
         }
     }
 

@@ -1,6 +1,8 @@
 //! From the local socket into the stream.
 
+use std::cell::Cell;
 use std::io;
+use std::mem;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -8,6 +10,11 @@ use tokio::net::TcpStream;
 
 use super::{Broken, SMALLEST, next_size};
 use crate::hbone::stream::Sender;
+
+thread_local! {
+    /// The small buffer of the direction that fell quiet last, for whichever is next to have data.
+    static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
+}
 
 /// One direction; ready when the local end of data has been passed on, or the peer needs no more.
 #[derive(Debug)]
@@ -85,6 +92,7 @@ impl Up {
         if self.buffer.capacity() < self.size {
             self.buffer = match sender.recycle() {
                 Some(buffer) if buffer.capacity() >= self.size => buffer,
+                _ if self.size == SMALLEST => SPARE.take().unwrap_or_else(|| BytesMut::with_capacity(SMALLEST)),
                 _ => BytesMut::with_capacity(self.size),
             };
         }
@@ -98,13 +106,14 @@ impl Up {
             self.buffer.clear();
             return data;
         }
-        std::mem::take(&mut self.buffer).freeze()
+        mem::take(&mut self.buffer).freeze()
     }
 
     fn fall_quiet(&mut self, sender: &mut Sender) {
         sender.give_back_room();
-        if self.buffer.capacity() > SMALLEST {
-            self.buffer = BytesMut::new();
+        let buffer = mem::take(&mut self.buffer);
+        if buffer.capacity() == SMALLEST {
+            SPARE.set(Some(buffer));
         }
     }
 }

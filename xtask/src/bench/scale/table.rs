@@ -5,21 +5,19 @@ use std::collections::BTreeMap;
 use super::mesh::{SERVICES, WORKLOADS};
 use super::pulse::Beats;
 use super::run::{Figures, Memory};
-
-/// Name, what was found, the goal and whether it was met.
-struct Row(String, String, String);
+use crate::bench::listing::{Line, goal, listing};
 
 pub(super) fn table(figures: &Figures, choice: &BTreeMap<String, f64>) -> String {
     let mut rows = memory(figures);
-    rows.push(Row(
+    rows.push(Line(
         format!("all of it pushed ({:.0} MiB) until in force", figures.message_mib),
         ms(figures.taken_over),
         String::new(),
     ));
-    rows.push(Row("a new agent's stream until synced".to_owned(), ms(figures.synced), String::new()));
+    rows.push(Line("a new agent's stream until synced".to_owned(), ms(figures.synced), String::new()));
     let changes = figures.changes;
-    rows.push(Row("changed endpoint until reached, p50".to_owned(), ms(changes.p50), goal(changes.p50, 100.0, "ms")));
-    rows.push(Row("... worst of 20".to_owned(), ms(changes.worst), goal(changes.worst, 100.0, "ms")));
+    rows.push(Line("changed endpoint until reached, p50".to_owned(), ms(changes.p50), goal(changes.p50, 100.0, "ms")));
+    rows.push(Line("... worst of 20".to_owned(), ms(changes.worst), goal(changes.worst, 100.0, "ms")));
     rows.extend(stalls("quiet", figures.quiet, None));
     rows.extend(stalls("while all streams in", figures.streaming_in, Some(figures.quiet)));
     rows.extend(stalls("50 changes a second", figures.steady, Some(figures.quiet)));
@@ -29,16 +27,16 @@ pub(super) fn table(figures: &Figures, choice: &BTreeMap<String, f64>) -> String
             Some((_, count)) => (format!("service among {count} blocks of addresses"), 100.0),
             None => (name.clone(), f64::INFINITY),
         };
-        rows.push(Row(title, format!("{nanoseconds:.0} ns"), goal(*nanoseconds, limit, "ns")));
+        rows.push(Line(title, format!("{nanoseconds:.0} ns"), goal(*nanoseconds, limit, "ns")));
     }
-    rows.iter().map(|Row(name, found, goal)| format!("{:<52} {found:>24}   {goal}\n", name)).collect()
+    listing(&rows)
 }
 
-fn memory(figures: &Figures) -> Vec<Row> {
+fn memory(figures: &Figures) -> Vec<Line> {
     let all = figures.memory;
     let row = |name: &str, memory: Memory, limit: Option<f64>| {
         let found = format!("{:.0} MiB (peak {:.0})", memory.now, memory.peak);
-        Row(format!("resident, {name}"), found, limit.map_or_else(String::new, |limit| goal(memory.now, limit, "MiB")))
+        Line(format!("resident, {name}"), found, limit.map_or_else(String::new, |limit| goal(memory.now, limit, "MiB")))
     };
     let limit = Some(200.0);
     vec![
@@ -51,11 +49,15 @@ fn memory(figures: &Figures) -> Vec<Row> {
     ]
 }
 
-fn stalls(name: &str, beats: Beats, before: Option<Beats>) -> [Row; 2] {
+fn stalls(name: &str, beats: Beats, before: Option<Beats>) -> [Line; 2] {
     let met = |before: Beats| if beats.worst <= before.worst.max(5.0) { "goal 5 ms" } else { "MISSED: goal 5 ms" };
     [
-        Row(format!("round trip, {name}: p50 / p99"), format!("{:.2} / {:.2} ms", beats.p50, beats.p99), String::new()),
-        Row(
+        Line(
+            format!("round trip, {name}: p50 / p99"),
+            format!("{:.2} / {:.2} ms", beats.p50, beats.p99),
+            String::new(),
+        ),
+        Line(
             format!("... worst of {} (over 5 ms)", beats.count),
             format!("{:.2} ms ({})", beats.worst, beats.stalls),
             before.map_or_else(String::new, |before| met(before).to_owned()),
@@ -65,9 +67,4 @@ fn stalls(name: &str, beats: Beats, before: Option<Beats>) -> [Row; 2] {
 
 fn ms(value: f64) -> String {
     format!("{value:.1} ms")
-}
-
-fn goal(found: f64, limit: f64, unit: &str) -> String {
-    let missed = if found <= limit { "" } else { "MISSED: " };
-    format!("{missed}goal {limit} {unit}")
 }

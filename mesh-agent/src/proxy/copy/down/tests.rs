@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::{Down, GATHER, SMALL};
+use super::{Down, GATHER, PIECES, SMALL};
 
 /// Frames as they come, and how many buffers may hold them at most.
 #[test]
@@ -49,4 +49,16 @@ fn small_frames_are_gathered_and_stay_in_order() {
         assert!(written == sent, "{case}: order or bytes lost");
         assert!(down.waiting.is_empty(), "{case}: empty buffers stay");
     }
+}
+
+#[test]
+fn a_quiet_direction_holds_no_buffer() {
+    let mut down = Down::new();
+    (0..1000).for_each(|_| down.push(Bytes::from(vec![1; SMALL - 1])));
+    down.seal();
+    down.consume(down.bytes);
+    assert!(down.gathered.capacity() > 0 && down.waiting.capacity() > PIECES, "nothing was gathered");
+    down.fall_quiet();
+    assert_eq!(down.gathered.capacity(), 0);
+    assert!(down.waiting.capacity() <= PIECES);
 }
