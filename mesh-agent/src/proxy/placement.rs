@@ -221,14 +221,10 @@ impl Placement {
 
     /// Watches what a connection carries; its destination may be worth remembering.
     pub(super) fn watch<'a, C: Count>(&'a self, count: &'a C, destination: Option<SocketAddr>) -> Watched<'a, C> {
-        self.glance();
-        Watched { count, placement: self, destination, bytes: Cell::new(0), since: Cell::new(Instant::now()) }
-    }
-
-    fn glance(&self) {
         if let Some(home) = &self.home {
-            home.glance(&self.seats);
+            home.welcome(&self.seats);
         }
+        Watched { count, placement: self, destination, bytes: Cell::new(0), since: Cell::new(Instant::now()) }
     }
 }
 
@@ -253,7 +249,9 @@ impl<C> Watched<'_, C> {
     }
 
     fn much(&self) {
-        self.placement.glance();
+        if let Some(home) = &self.placement.home {
+            home.glance(&self.placement.seats);
+        }
         if self.bytes.get() >= HEAVY {
             if let Some(destination) = self.destination
                 && self.since.get().elapsed() <= AT_ONCE

@@ -130,7 +130,7 @@ fn until(stop: &AtomicBool, core: usize, again: impl Fn() -> Result<()> + Send +
     })
 }
 
-/// Much to carry, on a core that others use as well: what comes up there meanwhile is anybody's.
+/// Much to carry and many who come, on a core that others use as well: what comes up there is anybody's meanwhile.
 fn crowded(lab: &Lab) -> Result<()> {
     let (client, server) = (lab.pod("client"), lab.pod("server"));
     let (_server, _sink) = (server.echo(APP)?, server.sink(BULK)?);
@@ -142,14 +142,15 @@ fn crowded(lab: &Lab) -> Result<()> {
     thread::scope(|scope| {
         let rival = scope.spawn(|| until(&stop, core, || Ok(())));
         let bulk = scope.spawn(|| until(&stop, core, || send(client, to, 64).map(drop)));
+        let guests = scope.spawn(|| until(&stop, core, || connect(client, server.at4(APP)).map(drop)));
         let seen = eventually(Duration::from_secs(20), || {
             ensure!(left()? > before, "no shard has left its home");
-            let got = eight(lab)?;
+            let got = shards(lab, APP)?;
             ensure!(got.contains(&0) && got.contains(&1), "all of them are on {got:?}");
             Ok(())
         });
         stop.store(true, Relaxed);
-        for thread in [rival, bulk] {
+        for thread in [rival, bulk, guests] {
             thread.join().map_err(|_| anyhow!("the thread panicked"))??;
         }
         seen

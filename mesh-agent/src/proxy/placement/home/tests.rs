@@ -9,19 +9,21 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::net::TcpListener;
 
-use super::{Home, Seats};
+use super::{At, Home, Seats};
 use crate::sys::cores::{Homes, stay_on, usable};
 use crate::sys::socket::set_home;
 use crate::sys::thread::spawn;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Works and looks, until it is away or the time is over.
-fn work(home: &Home, seats: &Seats, limit: Duration) {
+/// Works and looks, with new connections or without, until it is there or the time is over.
+fn work(home: &Home, seats: &Seats, new: u32, until: At) {
     let start = Instant::now();
-    while !home.is_away() && start.elapsed() < limit {
+    while home.at.get() != until && start.elapsed() < LIMIT {
+        (0..new).for_each(|_| home.welcome(seats));
         home.glance(seats);
     }
+    assert_eq!(home.at.get(), until);
 }
 
 /// -1 as socket2 shows it.
@@ -52,7 +54,10 @@ async fn it_leaves_when_it_has_to_wait_and_comes_back() {
     let stop = Arc::new(AtomicBool::default());
     let until = Arc::clone(&stop);
     let rival = spawn("rival", move || while !until.load(Relaxed) {}).unwrap();
-    work(&home, &seats, LIMIT);
+    work(&home, &seats, 0, At::Away);
+    assert_eq!((usable().unwrap(), seats.left()), (all.clone(), 1));
+    assert_eq!(takes(&old), all[0], "there are no new connections that it could not serve");
+    work(&home, &seats, 1, At::AwayForAll);
     assert_eq!((usable().unwrap(), seats.left()), (all.clone(), 1));
     home.opened(&new);
     assert_eq!([takes(&old), takes(&new)], [NOWHERE; 2]);
@@ -68,6 +73,6 @@ async fn it_leaves_when_it_has_to_wait_and_comes_back() {
         () = home.keep(&seats) => {}
         back = tokio::time::timeout(LIMIT, back) => back.expect("it comes home"),
     }
-    assert!(!home.is_away());
+    assert_eq!(home.at.get(), At::Home);
     assert_eq!([takes(&old), takes(&new)], [all[0]; 2]);
 }
