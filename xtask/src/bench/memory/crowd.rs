@@ -1,5 +1,6 @@
 //! Many connections from one pod to another. Each carries its bytes there and back once, and idles from then on.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread::{ScopedJoinHandle, park, scope};
@@ -16,7 +17,7 @@ use crate::step::say;
 pub(super) const LANES: u32 = 8;
 const PORTS: [u16; LANES as usize] = [7000, 7001, 7002, 7003, 7004, 7005, 7006, 7007];
 /// How long one may take to come up, and to carry its bytes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The callers' last word.
 const ALL_OPEN: &str = "all open\n";
 
@@ -25,6 +26,8 @@ const ALL_OPEN: &str = "all open\n";
 pub(super) struct Servers<'a> {
     pod: &'a RunningPod,
     listeners: Vec<(u16, TcpListener)>,
+    /// Crowds so far: the callers of each have a log file of their own.
+    crowds: Cell<u32>,
 }
 
 /// Open connections. Dropping it ends them.
@@ -51,7 +54,7 @@ impl<'a> Servers<'a> {
             set_socket_timeout(&listener, Timeout::Recv, Some(PATIENCE))?;
             Ok((port, listener))
         };
-        Ok(Self { pod, listeners: PORTS.into_iter().map(listen).collect::<Result<_>>()? })
+        Ok(Self { pod, listeners: PORTS.into_iter().map(listen).collect::<Result<_>>()?, crowds: Cell::new(0) })
     }
 
     /// Has `count` connections opened in the lab's pod `client`; each carries `bytes` there, and the same ones back.
@@ -59,9 +62,11 @@ impl<'a> Servers<'a> {
         let own = std::env::current_exe().context("this program's own path")?;
         let mut command = lab.pod("client").command(own);
         command.args(["bench", "callers", &self.pod.v4.to_string(), &count.to_string(), &bytes.to_string()]);
-        let mut callers = lab.spawn("callers", &mut command)?;
+        self.crowds.set(self.crowds.get() + 1);
+        let mut callers = lab.spawn(&format!("callers-{}", self.crowds.get()), &mut command)?;
+        let listeners = &self.listeners;
         let ends = lanes(count, |at, share| {
-            let (_, listener) = self.listeners.get(at).context("a listener for each lane")?;
+            let (_, listener) = listeners.get(at).context("a listener for each lane")?;
             (0..share).map(|_| answer(listener, bytes)).collect()
         });
         let ends = ends.with_context(|| callers.log().tail(3))?;
