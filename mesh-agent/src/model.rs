@@ -17,6 +17,8 @@ mod matching;
 pub mod pod;
 pub mod policy;
 pub mod route;
+mod rules;
+mod ruling;
 pub mod same_node;
 pub mod service;
 pub mod store;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::World;
 use super::addr::Peer;
-use super::policy::{Action, Enforcement, Policy, PolicyName};
+use super::policy::{Policy, PolicyName};
+use super::rules::Question;
 use super::workload::Workload;
 
 /// Leave to dial `target`. It can only be made by [`authorize`].
@@ -43,43 +44,40 @@ pub enum Denied {
     UnreadablePolicy(PolicyName),
 }
 
-/// Decides for `peer` wanting `target` on `workload` (the local destination), with the policies of `world`.
+/// Decides for `peer` wanting `target` on `workload` (the local destination), with the policies of `world`: global ones,
+/// those of the workload's namespace, and those that select it, in this order.
 pub fn authorize(world: &World, workload: &Workload, peer: &Peer, target: SocketAddr) -> Result<Permit, Denied> {
-    if let Some(unknown) = workload.policies.iter().find(|name| world.policy(name).is_none()) {
+    let selected = world.selected_for(workload);
+    let selected = selected.as_deref();
+    if let Some(unknown) = selected.and_then(|selected| selected.unknown.as_ref()) {
         return Err(Denied::UnknownPolicy(unknown.clone()));
     }
-    if let Some(policy) = applying(world, workload).find(|policy| policy.enforcement == Enforcement::Unreadable) {
+    let [global, own] = world.rulings_of(workload.namespace());
+    let rulings = [global, own, selected.map(|selected| &*selected.ruling)];
+    let mut rulings = rulings.iter().flatten();
+    if let Some(policy) = rulings.clone().find_map(|ruling| ruling.unreadable()) {
         return Err(Denied::UnreadablePolicy(policy.name.clone()));
     }
-    let enforced = || applying(world, workload).filter(|policy| policy.enforcement == Enforcement::Enforced);
-    let of = |action: Action| enforced().filter(move |policy| policy.action == action);
-    if let Some(policy) = of(Action::Deny).find(|policy| policy.matches(peer, target)) {
+    let question = Question { peer, target };
+    if let Some(policy) = rulings.clone().find_map(|ruling| ruling.denies(question)) {
         return Err(Denied::ByPolicy(policy.name.clone()));
     }
-    if of(Action::Allow).next().is_none() {
+    if !rulings.clone().any(|ruling| ruling.demands_leave()) {
         return Ok(Permit { target, policy: None });
     }
-    match of(Action::Allow).find(|policy| policy.matches(peer, target)) {
+    match rulings.find_map(|ruling| ruling.allows(question)) {
         Some(policy) => Ok(Permit { target, policy: Some(policy.name.clone()) }),
         None => Err(Denied::NotAllowed),
     }
 }
 
 /// The dry-run policies that match: what they would do is for the log.
-pub fn dry_run<'a>(
-    world: &'a World,
-    workload: &'a Workload,
-    peer: &'a Peer,
-    target: SocketAddr,
-) -> impl Iterator<Item = &'a Policy> {
-    let tried = applying(world, workload).filter(|policy| policy.enforcement == Enforcement::DryRun);
-    tried.filter(move |policy| policy.matches(peer, target)).map(|policy| &**policy)
-}
-
-/// Global policies, those of the workload's namespace, and those that select it.
-fn applying<'a>(world: &'a World, workload: &'a Workload) -> impl Iterator<Item = &'a Arc<Policy>> {
-    let selected = workload.policies.iter().filter_map(|name| world.policy(name));
-    world.policies_of(workload.namespace()).chain(selected)
+pub fn dry_run(world: &World, workload: &Workload, peer: &Peer, target: SocketAddr) -> Vec<Arc<Policy>> {
+    let selected = world.selected_for(workload);
+    let [global, own] = world.rulings_of(workload.namespace());
+    let rulings = [global, own, selected.as_ref().map(|selected| &*selected.ruling)];
+    let on_trial = rulings.into_iter().flatten().flat_map(|ruling| ruling.on_trial());
+    on_trial.filter(|policy| policy.matches(peer, target)).map(Arc::clone).collect()
 }
 
 #[cfg(test)]

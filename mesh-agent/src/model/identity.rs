@@ -16,7 +16,8 @@ struct Parts {
     account_at: usize,
 }
 
-const SCHEME: &str = "spiffe://";
+/// What every identity begins with, as a URI.
+pub(super) const SCHEME: &str = "spiffe://";
 
 /// Why a text is no SPIFFE identity of the mesh's form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +47,11 @@ impl Identity {
 
     pub fn service_account(&self) -> &str {
         &self.0.uri[self.0.account_at..]
+    }
+
+    /// Namespace and service account as one text: `NAMESPACE/sa/SERVICE-ACCOUNT`.
+    pub(super) fn account_path(&self) -> &str {
+        &self.0.uri[self.0.namespace_at..]
     }
 
     /// The whole identity as a URI.

@@ -16,7 +16,7 @@ impl Policy {
 }
 
 impl Rule {
-    fn matches(&self, peer: &Peer, target: SocketAddr) -> bool {
+    pub(super) fn matches(&self, peer: &Peer, target: SocketAddr) -> bool {
         self.clauses.iter().all(|clause| clause.matches(peer, target))
     }
 }
@@ -30,16 +30,17 @@ impl Clause {
 impl Match {
     fn matches(&self, peer: &Peer, target: SocketAddr) -> bool {
         let identity = peer.identity.as_ref();
-        let namespace = identity.map_or("", Identity::namespace);
-        let source = peer.address.ip().to_canonical();
-        let destination = target.ip().to_canonical();
+        let namespace = || identity.map_or("", Identity::namespace);
+        let source = || peer.address.ip().to_canonical();
+        let destination = || target.ip().to_canonical();
         let mut set = Set::Nothing;
-        let all = set.field(&self.principals, &self.not_principals, |m| identity.is_some_and(|id| principal(m, id)))
-            && set.field(&self.namespaces, &self.not_namespaces, |m| m.matches(namespace))
+        // What is cheap to compare comes first: nearly all that are asked do not match.
+        let all = set.field(&self.destination_ports, &self.not_destination_ports, |port| *port == target.port())
+            && set.field(&self.source_ips, &self.not_source_ips, |net| contains(net, source()))
+            && set.field(&self.destination_ips, &self.not_destination_ips, |net| contains(net, destination()))
+            && set.field(&self.namespaces, &self.not_namespaces, |m| m.matches(namespace()))
             && set.field(&self.service_accounts, &self.not_service_accounts, |m| m.matches(identity))
-            && set.field(&self.source_ips, &self.not_source_ips, |net| contains(net, source))
-            && set.field(&self.destination_ips, &self.not_destination_ips, |net| contains(net, destination))
-            && set.field(&self.destination_ports, &self.not_destination_ports, |port| *port == target.port());
+            && set.field(&self.principals, &self.not_principals, |m| identity.is_some_and(|id| principal(m, id)));
         // A match with no field set would otherwise deny or allow everybody; it stands for what L4 cannot express.
         all && set == Set::Something
     }

@@ -71,19 +71,19 @@ impl Policy {
 }
 
 /// Matches if all clauses do; without clauses it always matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rule {
     pub clauses: Vec<Clause>,
 }
 
 /// Matches if any match does; without matches it always matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Clause {
     pub matches: Vec<Match>,
 }
 
 /// Matches if all fields that are set do; with no field set it never matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Match {
     pub namespaces: Vec<StringMatch>,
     pub not_namespaces: Vec<StringMatch>,
@@ -100,7 +100,7 @@ pub struct Match {
 }
 
 /// Case-sensitive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StringMatch {
     Exact(String),
     Prefix(String),
@@ -109,7 +109,7 @@ pub enum StringMatch {
     Presence,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceAccountMatch {
     pub namespace: String,
     pub service_account: String,

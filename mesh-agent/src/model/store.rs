@@ -7,15 +7,18 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::addr::NetworkAddress;
 use super::balance::Vantage;
 use super::blocks::Blocks;
 use super::cow::CowMap;
 use super::endpoints::Endpoints;
 use super::policy::{Policy, PolicyName};
+use super::ruling::{Policies, Selections};
 use super::service::{Service, ServiceKey};
 use super::workload::{NetworkMode, Tunnel, Workload};
-use super::world::{Local, Place, Policies, World};
+use super::world::{Local, Place, World};
 
 /// See the module.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub struct Store {
     world: World,
     /// Who says of itself that it serves a service, known or not, by uid.
     members: HashMap<ServiceKey, BTreeSet<Arc<str>>>,
-    policies: HashMap<PolicyName, Arc<Policy>>,
+    policies: HashMap<PolicyName, Arc<Policy>, RandomState>,
     local: Local,
     vantages: Vec<Vantage>,
     /// Services whose endpoints have to be prepared anew.
@@ -45,7 +48,7 @@ impl Store {
         Self {
             world: World { place, ..World::default() },
             members: HashMap::new(),
-            policies: HashMap::new(),
+            policies: HashMap::default(),
             local: Local::new(),
             vantages: Vec::new(),
             stale: HashSet::new(),
@@ -189,13 +192,21 @@ impl Store {
 
     /// The picture as it is now.
     pub fn world(&mut self) -> World {
-        for part in std::mem::take(&mut self.changed) {
+        let changed = std::mem::take(&mut self.changed);
+        for part in &changed {
             match part {
                 Part::Workloads => {}
-                Part::Policies => self.world.policies = Arc::new(Policies::new(self.policies.clone())),
+                Part::Policies => {
+                    let policies = Policies::new(self.policies.clone(), &self.world.policies);
+                    self.world.policies = Arc::new(policies);
+                }
                 Part::Blocks => self.world.blocks = Arc::new(self.blocks()),
                 Part::Local => self.index_local(),
             }
+        }
+        if changed.contains(&Part::Policies) || changed.contains(&Part::Local) {
+            let World { policies, local, selections, .. } = &self.world;
+            self.world.selections = Arc::new(Selections::new(policies, local, selections));
         }
         for key in std::mem::take(&mut self.stale) {
             self.prepare_endpoints(&key);

@@ -13,8 +13,9 @@ use super::blocks::Blocks;
 use super::cow::CowMap;
 use super::endpoints::Endpoints;
 use super::gateway::GatewayAddress;
-use super::policy::{Policy, PolicyName, Scope};
+use super::policy::{Policy, PolicyName};
 use super::route::gateway;
+use super::ruling::{Policies, Ruling, Selected, Selections};
 use super::service::{Service, ServiceKey, meant};
 use super::store::Store;
 use super::workload::Workload;
@@ -60,36 +61,11 @@ pub struct World {
     pub(super) endpoints: CowMap<ServiceKey, Arc<Endpoints>>,
     pub(super) policies: Arc<Policies>,
     pub(super) local: Arc<Local>,
-}
-
-/// The policies, by how they apply.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Policies {
-    pub(super) by_name: HashMap<PolicyName, Arc<Policy>>,
-    global: Vec<Arc<Policy>>,
-    by_namespace: HashMap<Arc<str>, Vec<Arc<Policy>>>,
+    pub(super) selections: Arc<Selections>,
 }
 
 /// The node's own workloads, by namespace and name.
 pub(super) type Local = HashMap<Arc<str>, HashMap<Arc<str>, Arc<Workload>>>;
-
-impl Policies {
-    pub(super) fn new(by_name: HashMap<PolicyName, Arc<Policy>>) -> Self {
-        let mut all = Self { by_name, ..Self::default() };
-        let mut sorted: Vec<_> = all.by_name.values().map(Arc::clone).collect();
-        sorted.sort_by(|a, b| a.name.cmp(&b.name));
-        for policy in sorted {
-            match policy.scope {
-                Scope::Global => all.global.push(policy),
-                Scope::Namespace => {
-                    all.by_namespace.entry(Arc::clone(&policy.name.namespace)).or_default().push(policy);
-                }
-                Scope::WorkloadSelector => {}
-            }
-        }
-        all
-    }
-}
 
 impl World {
     /// A whole world at once. Later entries with the same key replace earlier ones.
@@ -172,9 +148,18 @@ impl World {
         self.policies.by_name.get(name)
     }
 
-    /// The policies that apply to every workload of a namespace: global ones, then the namespace's.
-    pub fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
-        self.policies.global.iter().chain(self.policies.by_namespace.get(namespace).into_iter().flatten())
+    /// What the policies decide that apply to every workload of a namespace: global ones, then the namespace's.
+    pub(super) fn rulings_of(&self, namespace: &str) -> [Option<&Ruling>; 2] {
+        [Some(&*self.policies.global), self.policies.of_namespace(namespace).map(|ruling| &**ruling)]
+    }
+
+    /// What the policies decide that select the workload: compiled already if it is one of this node's.
+    pub(super) fn selected_for(&self, workload: &Workload) -> Option<Arc<Selected>> {
+        if workload.policies.is_empty() {
+            return None;
+        }
+        let compiled = self.selections.of(workload).map(Arc::clone);
+        Some(compiled.unwrap_or_else(|| Arc::new(Selected::by(workload, &self.policies, None))))
     }
 
     /// Whether every question of authorisation on this node has the same answer in `other`: nothing that they depend on was

@@ -9,6 +9,9 @@ use crate::model::policy::{
 use crate::model::world::Place;
 use crate::model::{Identity, Peer, Workload, World};
 
+#[path = "tests/plain.rs"]
+mod plain;
+
 fn name(name: &str) -> PolicyName {
     PolicyName { namespace: "default".into(), name: name.into() }
 }
@@ -166,7 +169,7 @@ fn dry_run_is_only_told() {
     let world = World::new(Place::default(), Vec::new(), Vec::new(), vec![tried]);
     let (workload, peer) = (workload(), client());
     assert!(authorize(&world, &workload, &peer, target()).is_ok());
-    let told: Vec<_> = dry_run(&world, &workload, &peer, target()).map(|policy| policy.name.clone()).collect();
+    let told: Vec<_> = dry_run(&world, &workload, &peer, target()).iter().map(|policy| policy.name.clone()).collect();
     assert_eq!(told, [name("t")]);
 }
 

@@ -93,7 +93,9 @@ fn answers(world: &World) -> Vec<String> {
         }
         all.push(format!("{:?}", world.policy(&policy(number))));
     }
-    all.push(format!("{:?}", world.policies_of("ns").map(|one| one.name.to_string()).collect::<Vec<_>>()));
+    let rulings = world.rulings_of("ns").into_iter().flatten();
+    let policies = rulings.flat_map(|ruling| ruling.list()).map(|policy| policy.name.to_string());
+    all.push(format!("{:?}", policies.collect::<Vec<_>>()));
     all.push(format!("{:?}", world.size()));
     all
 }
