@@ -10,6 +10,7 @@ use h2::client::{Builder, Connection, SendRequest};
 use http::{HeaderMap, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::load::Load;
 use super::stream::Stream;
 use super::{CLIENT_HEADER_LIST, DATA_FRAME_BUDGET, REMEMBERED_RESETS, SEND_BUFFER, Settings, server::keep_alive};
 
@@ -32,6 +33,7 @@ struct State {
     answered: Cell<bool>,
     /// When it stops taking new streams.
     ends: Cell<Option<Instant>>,
+    load: Load,
 }
 
 /// Why a CONNECT did not become a stream.
@@ -115,6 +117,11 @@ impl<P> Tunnel<P> {
         self.lasts() && self.state.streams.get() < self.cap()
     }
 
+    /// Whether whoever is new would wait behind what others send, or are sent.
+    pub fn laden(&self) -> bool {
+        self.state.load.is_heavy()
+    }
+
     /// No new streams from then on: the proof that it rests on ends.
     pub fn end_at(&self, ends: Instant) {
         self.state.ends.set(Some(ends));
@@ -123,6 +130,12 @@ impl<P> Tunnel<P> {
     /// Whether it may ever take a stream again.
     pub fn lasts(&self) -> bool {
         !self.state.ended.get() && self.state.ends.get().is_none_or(|ends| Instant::now() < ends)
+    }
+
+    /// As if much had been carried.
+    #[cfg(test)]
+    pub(super) fn lade(&self) {
+        (0..2).for_each(|_| self.state.load.add(4 << 20));
     }
 
     /// Whether the connection is gone.
@@ -165,7 +178,8 @@ impl<P> Tunnel<P> {
         if head.status != StatusCode::OK {
             return Err(OpenError::Status(head.status));
         }
-        Ok((Stream::new(send, receive, Some(slot)), head.headers))
+        let carried = Carried(Rc::clone(&self.state));
+        Ok((Stream::new((send, Some(slot)), (receive, Some(carried))), head.headers))
     }
 }
 
@@ -184,6 +198,20 @@ impl Slot {
     fn take(state: &Rc<State>) -> Self {
         state.streams.set(state.streams.get() + 1);
         Self { state: Rc::clone(state) }
+    }
+
+    pub(super) fn carried(&self, bytes: usize) {
+        self.state.load.add(bytes);
+    }
+}
+
+/// Where a tunnel's received bytes are counted.
+#[derive(Debug)]
+pub(super) struct Carried(Rc<State>);
+
+impl Carried {
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.load.add(bytes);
     }
 }
 

@@ -15,6 +15,9 @@ use futures_util::future::{LocalBoxFuture, Shared};
 
 use super::client::Tunnel;
 
+/// So many tunnels of one key that all are laden get more streams all the same.
+const SEVERAL: usize = 4;
+
 type Dial<P, E> = Shared<LocalBoxFuture<'static, Result<Rc<Tunnel<P>>, Rc<E>>>>;
 
 /// The tunnels of one pod on one shard.
@@ -30,6 +33,18 @@ struct Lane<P, E> {
     used: Instant,
 }
 
+impl<P, E> Lane<P, E> {
+    /// Of the tunnels that take a stream the first that is not laden, or else the one with the fewest streams.
+    fn lightest(&self) -> Option<Rc<Tunnel<P>>> {
+        let found = self.usable().find(|tunnel| !tunnel.laden());
+        found.or_else(|| self.usable().min_by_key(|tunnel| tunnel.streams())).map(Rc::clone)
+    }
+
+    fn usable(&self) -> impl Iterator<Item = &Rc<Tunnel<P>>> {
+        self.tunnels.iter().filter(|tunnel| tunnel.usable())
+    }
+}
+
 impl<K, P, E> Default for Pool<K, P, E> {
     fn default() -> Self {
         Self { lanes: RefCell::new(HashMap::new()) }
@@ -37,8 +52,8 @@ impl<K, P, E> Default for Pool<K, P, E> {
 }
 
 impl<K: Hash + Eq + Clone, P: 'static, E: 'static> Pool<K, P, E> {
-    /// A tunnel with room for a stream: one that is open, or the one that `dial` makes. The caller opens its stream
-    /// before it next waits for anything else.
+    /// A tunnel with room for a stream: one that is open and not laden, or the one that `dial` makes; if that fails, or there
+    /// are several already, a laden one. The caller opens its stream before it next waits for anything else.
     pub async fn tunnel<F>(&self, key: &K, dial: impl Fn() -> F) -> Result<Rc<Tunnel<P>>, Rc<E>>
     where
         F: Future<Output = Result<Tunnel<P>, E>> + 'static,
@@ -51,9 +66,10 @@ impl<K: Hash + Eq + Clone, P: 'static, E: 'static> Pool<K, P, E> {
             let result = pending.clone().await;
             self.settle(key, &pending, &result);
             // Others that waited for the same dial may have taken all its streams: look again.
-            let tunnel = result?;
-            if tunnel.usable() {
-                return Ok(tunnel);
+            match result {
+                Ok(tunnel) if tunnel.usable() => return Ok(tunnel),
+                Ok(_) => {}
+                Err(error) => return self.lightest(key).ok_or(error),
             }
         }
     }
@@ -67,14 +83,18 @@ impl<K: Hash + Eq + Clone, P: 'static, E: 'static> Pool<K, P, E> {
             lanes.entry(key.clone()).or_insert_with(|| Lane { tunnels: Vec::new(), dial: None, used: Instant::now() });
         lane.used = Instant::now();
         lane.tunnels.retain(|tunnel| tunnel.lasts());
-        if let Some(tunnel) = lane.tunnels.iter().find(|tunnel| tunnel.usable()) {
-            return Ok(Rc::clone(tunnel));
+        if let Some(tunnel) = lane.lightest().filter(|tunnel| !tunnel.laden() || lane.usable().count() >= SEVERAL) {
+            return Ok(tunnel);
         }
         let pending = lane.dial.get_or_insert_with(|| {
             let dial = dial();
             async move { dial.await.map(Rc::new).map_err(Rc::new) }.boxed_local().shared()
         });
         Err(pending.clone())
+    }
+
+    fn lightest(&self, key: &K) -> Option<Rc<Tunnel<P>>> {
+        self.lanes.borrow().get(key)?.lightest()
     }
 
     /// The first of the waiters to get here files the result.
@@ -89,10 +109,13 @@ impl<K: Hash + Eq + Clone, P: 'static, E: 'static> Pool<K, P, E> {
         }
     }
 
-    /// Drops lanes whose tunnels carry nothing and were not asked for since `idle`.
+    /// Drops lanes whose tunnels carry nothing and were not asked for since `idle`, and of other lanes the tunnels that carry
+    /// nothing, but for one.
     pub fn sweep(&self, idle: Duration) {
         self.lanes.borrow_mut().retain(|_, lane| {
-            lane.tunnels.retain(|tunnel| !tunnel.ended());
+            let mut spare = false;
+            lane.tunnels
+                .retain(|tunnel| !tunnel.ended() && (tunnel.streams() > 0 || !std::mem::replace(&mut spare, true)));
             let busy = lane.dial.is_some() || lane.tunnels.iter().any(|tunnel| tunnel.streams() > 0);
             busy || lane.used.elapsed() < idle
         });

@@ -46,7 +46,7 @@ impl Incoming {
             response.headers_mut().insert("baggage", baggage);
         }
         let send = self.respond.send_response(response, false)?;
-        Ok(Stream::new(send, self.request.into_body(), None))
+        Ok(Stream::new((send, None), (self.request.into_body(), None)))
     }
 
     /// Answers with an error status, without a body.

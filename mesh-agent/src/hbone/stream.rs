@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
-use super::client::Slot;
+use super::client::{Carried, Slot};
 
 /// Both directions of a stream.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Sender {
     /// The last bytes that were sent, kept to see when h2 has let go of them.
     last: Bytes,
     end: End,
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 /// How this direction has ended.
@@ -36,6 +36,7 @@ enum End {
 #[derive(Debug)]
 pub struct Receiver {
     inner: RecvStream,
+    carried: Option<Carried>,
 }
 
 /// How the peer ended a stream before its end of data.
@@ -56,10 +57,14 @@ impl StreamError {
 }
 
 impl Stream {
-    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, slot: Option<Slot>) -> Self {
+    /// The end that chooses tunnels counts what each carries.
+    pub(super) fn new(
+        (send, slot): (SendStream<Bytes>, Option<Slot>),
+        (receive, carried): (RecvStream, Option<Carried>),
+    ) -> Self {
         Self {
-            send: Sender { inner: send, last: Bytes::new(), end: End::Open, _slot: slot },
-            receive: Receiver { inner: receive },
+            send: Sender { inner: send, last: Bytes::new(), end: End::Open, slot },
+            receive: Receiver { inner: receive, carried },
         }
     }
 }
@@ -94,6 +99,9 @@ impl Sender {
 
     /// Sends bytes for which [`Sender::poll_room`] made room.
     pub fn send(&mut self, data: Bytes) -> Result<(), StreamError> {
+        if let Some(slot) = &self.slot {
+            slot.carried(data.len());
+        }
         self.last = data.clone();
         self.inner.send_data(data, false).map_err(StreamError::from)
     }
@@ -163,7 +171,12 @@ impl Receiver {
     /// The next bytes; none at the end of data. NO_ERROR and CANCEL count as end of data (protocol note, section 5.6).
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
         match ready!(self.inner.poll_data(cx)) {
-            Some(Ok(data)) => Poll::Ready(Ok(Some(data))),
+            Some(Ok(data)) => {
+                if let Some(carried) = &self.carried {
+                    carried.add(data.len());
+                }
+                Poll::Ready(Ok(Some(data)))
+            }
             Some(Err(error)) => match StreamError::from(error) {
                 polite if polite.is_polite() => Poll::Ready(Ok(None)),
                 error => Poll::Ready(Err(error)),

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 
-use super::Pool;
+use super::{Pool, SEVERAL};
 use crate::hbone::client::{self, Tunnel};
 use crate::hbone::head::Connect;
 use crate::hbone::stream::Stream;
@@ -146,6 +146,59 @@ fn tunnels_that_cannot_be_used_are_replaced() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let fresh = Dialer { leaving: CancellationToken::new(), ..dialer };
         assert_eq!(number(&pool, &fresh, "a").await, Ok(2), "the peer has left");
+    });
+}
+
+#[test]
+fn new_streams_do_not_wait_behind_what_a_laden_tunnel_carries() {
+    run(async {
+        let (pool, dialer) = (Tunnels::default(), Dialer::new(|nth| nth >= SEVERAL));
+        let tunnel = async || pool.tunnel(&"a", || dialer.dial()).await.unwrap();
+        let mut streams = Vec::new();
+        for nth in 0..SEVERAL {
+            let tunnel = tunnel().await;
+            assert_eq!(tunnel.peer, nth, "those before are laden");
+            assert_eq!(number(&pool, &dialer, "a").await, Ok(nth), "this one is not");
+            for _ in 0..SEVERAL - nth {
+                streams.push(stream(&tunnel).await);
+            }
+            tunnel.lade();
+        }
+        assert_eq!(tunnel().await.peer, SEVERAL - 1, "there are several: the one with the fewest streams");
+        assert_eq!(dialer.dials(), SEVERAL);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(tunnel().await.peer, 0, "none carries much any more");
+    });
+}
+
+#[test]
+fn a_laden_tunnel_is_better_than_none() {
+    run(async {
+        let (pool, dialer) = (Tunnels::default(), Dialer::new(|nth| nth > 0));
+        pool.tunnel(&"a", || dialer.dial()).await.unwrap().lade();
+        assert_eq!(number(&pool, &dialer, "a").await, Ok(0));
+        assert_eq!(dialer.dials(), 2);
+    });
+}
+
+#[test]
+fn one_idle_tunnel_is_enough() {
+    run(async {
+        let (pool, dialer) = (Tunnels::default(), Dialer::new(|_| false));
+        let mut busy = None;
+        for nth in 0..3 {
+            let tunnel = pool.tunnel(&"a", || dialer.dial()).await.unwrap();
+            if nth == 1 {
+                busy = Some(stream(&tunnel).await);
+            }
+            tunnel.lade();
+        }
+        assert_eq!(pool.len(), 3);
+        pool.sweep(Duration::from_secs(10));
+        assert_eq!(pool.len(), 2, "the busy one and one more");
+        drop(busy);
+        pool.sweep(Duration::from_secs(10));
+        assert_eq!(pool.len(), 1);
     });
 }
 

@@ -1,0 +1,71 @@
+//! Whether a tunnel carries so much that whoever is new had better take another one.
+//!
+//! The bytes of a tunnel leave it one after the other: in front of a new stream's first byte there may be a window's worth of
+//! every other stream. A tunnel of its own waits behind nobody but the network.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+/// A tunnel is laden that carries this much...
+const MUCH: u64 = 4 << 20;
+/// ... within this time, either way...
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// ... and for so long after that.
+const LASTS: Duration = Duration::from_secs(1);
+
+/// What one tunnel has carried lately.
+#[derive(Debug)]
+pub(super) struct Load {
+    bytes: Cell<u64>,
+    since: Cell<Instant>,
+    laden: Cell<Option<Instant>>,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { bytes: Cell::new(0), since: Cell::new(Instant::now()), laden: Cell::new(None) }
+    }
+}
+
+impl Load {
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        // The clock is not asked for each message.
+        if self.bytes.get() < MUCH {
+            return;
+        }
+        let now = Instant::now();
+        if now.duration_since(self.since.get()) <= AT_ONCE {
+            self.laden.set(Some(now));
+        }
+        self.since.set(now);
+        self.bytes.set(0);
+    }
+
+    pub(super) fn is_heavy(&self) -> bool {
+        self.laden.get().is_some_and(|at| at.elapsed() < LASTS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::{AT_ONCE, LASTS, Load, MUCH};
+
+    #[test]
+    fn much_at_once_is_heavy_for_a_while() {
+        let load = Load::default();
+        let half = usize::try_from(MUCH / 2).unwrap();
+        load.add(half);
+        sleep(AT_ONCE * 2);
+        load.add(half);
+        assert!(!load.is_heavy(), "it took too long for that");
+        load.add(half);
+        assert!(!load.is_heavy(), "half as much is not heavy");
+        load.add(half);
+        assert!(load.is_heavy());
+        sleep(LASTS);
+        assert!(!load.is_heavy());
+    }
+}
