@@ -9,6 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+mod turn;
+
+pub use turn::Turn;
+
 /// A group of tasks. Clones share the group.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {

@@ -11,6 +11,10 @@ use super::handshake::{Keys, failed};
 use super::messages::Whose;
 use super::reading::{Next, Reading};
 use super::writing::{Spoken, Writing};
+use crate::task::Turn;
+
+/// Bytes that are read before others have their turn.
+const TURN: usize = 128 << 10;
 
 /// See the module. What is written leaves with the next flush, or when a buffer is full. One task both reads and writes it:
 /// a word that reading has to say wakes whoever read.
@@ -20,6 +24,7 @@ pub struct Stream<T> {
     writing: Writing,
     keys: Keys,
     state: State,
+    turn: Turn,
 }
 
 #[derive(Debug)]
@@ -38,7 +43,7 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Stream<T> {
 
 impl<T> Stream<T> {
     pub(super) fn new(io: T, reading: Reading, writing: Writing, keys: Keys) -> Self {
-        Self { io, reading, writing, keys, state: State::Open }
+        Self { io, reading, writing, keys, state: State::Open, turn: Turn::of(TURN) }
     }
 
     fn renew(&mut self, whose: Whose) -> Result<(), Error> {
@@ -63,18 +68,23 @@ impl<T> Stream<T> {
     /// The same over something else, and what it went over.
     #[cfg(test)]
     pub(super) fn over<O>(self, io: O) -> (T, Stream<O>) {
-        let Self { io: former, reading, writing, keys, state } = self;
-        (former, Stream { io, reading, writing, keys, state })
+        let Self { io: former, reading, writing, keys, state, turn } = self;
+        (former, Stream { io, reading, writing, keys, state, turn })
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.turn.poll(cx));
         let mut space = ReadBuf::new(self.reading.space());
         let result = Pin::new(&mut self.io).poll_read(cx, &mut space);
         let count = space.filled().len();
         self.reading.received(count);
+        if result.is_pending() {
+            self.turn.begin();
+        }
         ready!(result)?;
+        self.turn.moved(count);
         if count == 0 {
             let text = "peer closed connection without sending TLS close_notify";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, text)));

@@ -10,6 +10,10 @@ use tokio::net::TcpStream;
 
 use super::{Broken, SMALLEST, next_size};
 use crate::hbone::stream::Sender;
+use crate::task::Turn;
+
+/// Bytes that one direction reads before others have their turn.
+const TURN: usize = 64 << 10;
 
 thread_local! {
     /// The small buffer of the direction that fell quiet last, for whichever is next to have data.
@@ -23,6 +27,7 @@ pub(super) struct Up {
     size: usize,
     done: Done,
     waits: Waits,
+    turn: Turn,
 }
 
 /// What it waits for when it is pending.
@@ -40,7 +45,7 @@ enum Done {
 
 impl Up {
     pub(super) fn new() -> Self {
-        Self { buffer: BytesMut::new(), size: SMALLEST, done: Done::No, waits: Waits::ForData }
+        Self { buffer: BytesMut::new(), size: SMALLEST, done: Done::No, waits: Waits::ForData, turn: Turn::of(TURN) }
     }
 
     pub(super) fn poll(
@@ -51,8 +56,10 @@ impl Up {
         count: impl Fn(usize),
     ) -> Poll<Result<(), Broken>> {
         while self.done == Done::No {
+            ready!(self.turn.poll(cx));
             // Readable first, room second: a quiet stream must not sit on window that others could use.
             if tcp.poll_read_ready(cx).map_err(Broken::Local)?.is_pending() {
+                self.turn.begin();
                 self.fall_quiet(sender);
                 return Poll::Pending;
             }
@@ -74,6 +81,7 @@ impl Up {
                 Ok(n) => {
                     sender.send(self.take())?;
                     self.size = next_size(self.size, n);
+                    self.turn.moved(n);
                     count(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

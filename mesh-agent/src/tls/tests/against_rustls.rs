@@ -81,7 +81,7 @@ async fn rustls_changes_its_keys() {
 async fn we_change_ours_before_they_are_worn() {
     let (theirs, mut ours) = served().await;
     ours.writing().wear_after(3);
-    converse(ready(Ok(theirs)), ready(Ok(ours)), 500_000).await;
+    Box::pin(converse(ready(Ok(theirs)), ready(Ok(ours)), 500_000)).await;
 }
 
 #[tokio::test]
