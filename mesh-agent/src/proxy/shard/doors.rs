@@ -3,6 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_common::direct::Event;
 use tokio::net::TcpStream;
@@ -15,6 +16,10 @@ use crate::proxy::placement::{Moving, Placement, Seats};
 use crate::proxy::pod::{Pod, serve_weighed};
 use crate::proxy::record::{Books, Reporter, refuse};
 use crate::sys::cores::{Homes, stay_on};
+use crate::sys::thread::in_slices;
+
+/// How long a shard may work before others of its core do, and they before it.
+const SLICE: Duration = Duration::from_micros(200);
 
 pub(super) type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
 
@@ -58,6 +63,10 @@ pub(super) fn settle(shard: usize, homes: &Homes, seats: Arc<Seats>) -> Placemen
     let home = homes.iter().nth(shard).flatten();
     if let Some(Err(error)) = home.map(stay_on) {
         tracing::warn!(shard, core = home, %error, "a shard does not stay on its core");
+    }
+    // Without, whoever uses a core to the full makes a shard wait for milliseconds each time.
+    if let Err(error) = in_slices(SLICE) {
+        tracing::debug!(shard, %error, "a shard has no short slices of time");
     }
     seats.take(shard);
     Placement::new(seats, shard, home.map(|core| (core, homes.clone())))
