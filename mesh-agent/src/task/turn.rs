@@ -1,5 +1,6 @@
 //! How much a task may do at a time, so that others of its thread need not wait for long.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -7,28 +8,60 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::yield_now;
 
-/// Bytes that a task may move before it is the others' turn. They are all asked, and so is the kernel for what has come for
-/// them, before it goes on.
+/// Bytes that tasks with much to move move in one round of a thread, all together...
+const ROUND: usize = 256 << 10;
+/// ... and each of them at least.
+const LEAST: usize = 16 << 10;
+
+thread_local! {
+    /// Tasks of this thread that have had their turn and have more to move.
+    static WAITING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What a task may move before it is the others' turn. They are all asked, and so is the kernel for what has come for them,
+/// before it goes on.
 pub struct Turn {
-    bytes: usize,
     left: usize,
-    others: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    others: Option<Others>,
+}
+
+/// The others' turn.
+struct Others(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Others {
+    fn first() -> Self {
+        WAITING.set(WAITING.get() + 1);
+        Self(Box::pin(yield_now()))
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        // A task that was moved to another thread is not counted there.
+        WAITING.set(WAITING.get().saturating_sub(1));
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { left: ROUND, others: None }
+    }
 }
 
 impl Turn {
-    pub const fn of(bytes: usize) -> Self {
-        Self { bytes, left: bytes, others: None }
-    }
-
     /// Ready while it is this task's turn.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.left > 0 {
             return Poll::Ready(());
         }
-        let others = self.others.get_or_insert_with(|| Box::pin(yield_now()));
-        ready!(others.as_mut().poll(cx));
+        ready!(self.others.get_or_insert_with(Others::first).0.as_mut().poll(cx));
         self.begin();
         Poll::Ready(())
+    }
+
+    /// Bytes that it may still move.
+    pub fn left(&self) -> usize {
+        self.left
     }
 
     /// So much has been moved.
@@ -38,8 +71,8 @@ impl Turn {
 
     /// It has waited for something: the others have had their turn.
     pub fn begin(&mut self) {
-        self.left = self.bytes;
         self.others = None;
+        self.left = (ROUND / (WAITING.get() + 1)).max(LEAST);
     }
 }
 
@@ -57,32 +90,57 @@ mod tests {
 
     use tokio::task::{LocalSet, spawn_local};
 
-    use super::Turn;
+    use super::{ROUND, Turn, WAITING};
 
-    /// Moves ten bytes at a time, fifty in all.
-    async fn work(name: char, log: Rc<RefCell<String>>) {
-        let mut turn = Turn::of(20);
-        for _ in 0..5 {
+    /// Moves a round's worth six times, and writes down how much at a time.
+    async fn work(name: char, log: Rc<RefCell<Vec<(char, usize)>>>) {
+        let (mut turn, mut left) = (Turn::default(), 6 * ROUND);
+        while left > 0 {
             poll_fn(|cx| turn.poll(cx)).await;
-            log.borrow_mut().push(name);
-            turn.moved(10);
+            let bytes = turn.left().min(left);
+            log.borrow_mut().push((name, bytes));
+            turn.moved(bytes);
+            left -= bytes;
+        }
+    }
+
+    /// What so many of them write down.
+    async fn together(names: &[char]) -> Vec<(char, usize)> {
+        let log = Rc::default();
+        let tasks = LocalSet::new();
+        let all = async {
+            let tasks: Vec<_> = names.iter().map(|name| spawn_local(work(*name, Rc::clone(&log)))).collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+        };
+        tasks.run_until(all).await;
+        assert_eq!(WAITING.get(), 0, "nobody is left behind");
+        log.take()
+    }
+
+    #[tokio::test]
+    async fn tasks_take_turns_and_share_a_round() {
+        assert_eq!(together(&['a']).await, [('a', ROUND); 6]);
+        let log = together(&['a', 'b', 'c', 'd']).await;
+        let (first, rest) = log.split_at(4);
+        assert_eq!(first, ['a', 'b', 'c', 'd'].map(|name| (name, ROUND)), "before they know of each other");
+        for round in rest.chunks(4).take(8) {
+            let mut names: Vec<_> = round.iter().map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            assert_eq!(names, ['a', 'b', 'c', 'd'], "each has had its turn before one has its next: {log:?}");
+            let all: usize = round.iter().map(|(_, bytes)| bytes).sum();
+            assert!(all <= ROUND * 3 / 2, "{round:?}");
         }
     }
 
     #[tokio::test]
-    async fn tasks_take_turns() {
-        let log = Rc::new(RefCell::new(String::new()));
-        let tasks = LocalSet::new();
-        tasks
-            .run_until(async {
-                let tasks = ['a', 'b'].map(|name| spawn_local(work(name, Rc::clone(&log))));
-                for task in tasks {
-                    task.await.unwrap();
-                }
-            })
-            .await;
-        let log = log.borrow();
-        let rounds = log.as_bytes().chunks(4).map(|round| round.iter().filter(|name| **name == b'a').count());
-        assert_eq!(rounds.collect::<Vec<_>>(), [2, 2, 1], "{log}: each has had its turn before one has its next");
+    async fn who_gives_up_is_not_waited_for() {
+        let mut turn = Turn::default();
+        turn.moved(ROUND);
+        assert!(futures_util::poll!(poll_fn(|cx| turn.poll(cx))).is_pending());
+        assert_eq!(WAITING.get(), 1);
+        drop(turn);
+        assert_eq!(WAITING.get(), 0);
     }
 }

@@ -13,9 +13,6 @@ use super::reading::{Next, Reading};
 use super::writing::{Spoken, Writing};
 use crate::task::Turn;
 
-/// Bytes that are read before others have their turn.
-const TURN: usize = 128 << 10;
-
 /// See the module. What is written leaves with the next flush, or when a buffer is full. One task both reads and writes it:
 /// a word that reading has to say wakes whoever read.
 pub struct Stream<T> {
@@ -43,7 +40,7 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Stream<T> {
 
 impl<T> Stream<T> {
     pub(super) fn new(io: T, reading: Reading, writing: Writing, keys: Keys) -> Self {
-        Self { io, reading, writing, keys, state: State::Open, turn: Turn::of(TURN) }
+        Self { io, reading, writing, keys, state: State::Open, turn: Turn::default() }
     }
 
     fn renew(&mut self, whose: Whose) -> Result<(), Error> {

@@ -12,9 +12,6 @@ use super::{Broken, SMALLEST, next_size};
 use crate::hbone::stream::Sender;
 use crate::task::Turn;
 
-/// Bytes that one direction reads before others have their turn.
-const TURN: usize = 64 << 10;
-
 thread_local! {
     /// The small buffer of the direction that fell quiet last, for whichever is next to have data.
     static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
@@ -45,7 +42,7 @@ enum Done {
 
 impl Up {
     pub(super) fn new() -> Self {
-        Self { buffer: BytesMut::new(), size: SMALLEST, done: Done::No, waits: Waits::ForData, turn: Turn::of(TURN) }
+        Self { buffer: BytesMut::new(), size: SMALLEST, done: Done::No, waits: Waits::ForData, turn: Turn::default() }
     }
 
     pub(super) fn poll(
@@ -64,7 +61,7 @@ impl Up {
                 return Poll::Pending;
             }
             self.waits = Waits::ForRoom;
-            let room = match ready!(sender.poll_room(cx, self.size)) {
+            let room = match ready!(sender.poll_room(cx, self.size.min(self.turn.left()))) {
                 Err(enough) if enough.is_polite() => {
                     self.done = Done::Yes;
                     break;
