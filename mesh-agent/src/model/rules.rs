@@ -5,6 +5,9 @@
 //! addresses or the like, the rule cannot match a connection for which none of these holds. Of what it might be found by, each
 //! rule is under that which the fewest others name, and where they are many all the same, it has to show one thing more.
 //! Whatever is left is then asked in full.
+//!
+//! Who writes policies may mean ill: compiling them takes a time that grows with their length and no faster, and no rule is
+//! asked more than a few times, however it is written.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
@@ -23,6 +26,8 @@ use super::policy::{Clause, Match, Policy, Rule, ServiceAccountMatch, StringMatc
 const CROWD: u32 = 4;
 /// Ways by which they are told apart.
 const WAYS: usize = 16;
+/// What is on more ways than that leads to no rule: a connection may come on each of them, and ask the rule every time.
+const FEW: usize = 8;
 
 /// A connection that policies are asked about.
 #[derive(Clone, Copy, Debug)]
@@ -93,20 +98,29 @@ enum Value<'a> {
     Bits(u128),
 }
 
-/// Any of these leads to a rule: ways, and hashes of ways and values.
+/// Any of these leads to a rule: ways, and hashes of ways and values. Sorted, each of them once.
 type Names = Vec<(Way, u64)>;
+
+/// What is known of all rules while they are compiled.
+#[derive(Default)]
+struct Known {
+    /// How many rules might be found by each hash.
+    frequencies: HashMap<u64, u32, RandomState>,
+    /// Where each way is among the ways.
+    numbers: HashMap<Way, usize, RandomState>,
+}
 
 impl Rules {
     pub(super) fn new(policies: Vec<Arc<Policy>>) -> Self {
         let mut rules = Self { policies: policies.into(), ..Self::default() };
-        let frequencies = rules.frequencies();
+        let mut known = Known { frequencies: rules.frequencies(), ..Known::default() };
         let policies = std::mem::take(&mut rules.policies);
         let mut seen = HashSet::with_hasher(RandomState::default());
         for (number, policy) in (0..).zip(&policies) {
             for (index, rule) in (0..).zip(&policy.rules) {
                 // Of two that say the same the first decides.
                 if seen.insert(rule) {
-                    rules.add(rule, Place { policy: number, rule: index, also: None, hash: 0 }, &frequencies);
+                    rules.add(rule, Place { policy: number, rule: index, also: None, hash: 0 }, &mut known);
                 }
             }
         }
@@ -138,6 +152,8 @@ impl Rules {
     }
 
     fn matches(&self, place: Place, question: Question<'_>) -> bool {
+        #[cfg(test)]
+        tests::ASKED.set(tests::ASKED.get() + 1);
         let rule = self.policies.get(place.policy as usize).and_then(|policy| policy.rules.get(place.rule as usize));
         rule.is_some_and(|rule| rule.matches(question.peer, question.target))
     }
@@ -146,33 +162,33 @@ impl Rules {
         self.named.hasher().hash_one((way, value))
     }
 
-    fn add(&mut self, rule: &Rule, mut place: Place, frequencies: &HashMap<u64, u32>) {
-        let clauses = rule.clauses.iter().filter_map(|clause| self.rarest(clause, frequencies));
+    fn add(&mut self, rule: &Rule, mut place: Place, known: &mut Known) {
+        let clauses = rule.clauses.iter().filter_map(|clause| self.rarest(clause, known));
         let Some((frequency, names)) = clauses.min_by_key(|(frequency, _)| *frequency) else {
             return self.others.push(place);
         };
         if frequency > CROWD
-            && let Some((way, hash)) = self.besides(rule, &names, frequencies)
-            && let Some(way) = u8::try_from(self.way(way)).ok().filter(|way| usize::from(*way) < WAYS)
+            && let Some((way, hash)) = self.besides(rule, &names, known)
+            && let Some(way) = u8::try_from(self.way(way, known)).ok().filter(|way| usize::from(*way) < WAYS)
         {
             (place.also, place.hash) = (Some(way), hash);
         }
         for (way, hash) in names {
-            self.way(way);
+            self.way(way, known);
             self.named.entry(hash).or_default().push(place);
         }
     }
 
     /// The number of a way.
-    fn way(&mut self, way: Way) -> usize {
-        self.ways.iter().position(|known| *known == way).unwrap_or_else(|| {
+    fn way(&mut self, way: Way, known: &mut Known) -> usize {
+        *known.numbers.entry(way).or_insert_with(|| {
             self.ways.push(way);
             self.ways.len() - 1
         })
     }
 
     /// What a rule requires besides `names`: the rarest value that it cannot match without.
-    fn besides(&self, rule: &Rule, names: &Names, frequencies: &HashMap<u64, u32>) -> Option<(Way, u64)> {
+    fn besides(&self, rule: &Rule, names: &Names, known: &Known) -> Option<(Way, u64)> {
         let only = rule.clauses.iter().filter_map(|clause| match clause.matches.as_slice() {
             [only] => Some(only),
             _ => None,
@@ -181,14 +197,17 @@ impl Rules {
             [only] => Some(*only),
             _ => None,
         });
-        required.filter(|one| !names.contains(one)).min_by_key(|(_, hash)| frequencies.get(hash).copied())
+        let others = required.filter(|one| names.binary_search(one).is_err());
+        others.min_by_key(|(_, hash)| known.frequencies.get(hash).copied())
     }
 
     /// How many rules might be found by each hash.
-    fn frequencies(&self) -> HashMap<u64, u32> {
-        let mut all = HashMap::new();
-        let clauses = self.policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.clauses);
-        for names in clauses.flat_map(|clause| &clause.matches).flat_map(|fields| self.names(fields)) {
+    fn frequencies(&self) -> HashMap<u64, u32, RandomState> {
+        let mut all = HashMap::default();
+        for rule in self.policies.iter().flat_map(|policy| &policy.rules) {
+            let matches = rule.clauses.iter().flat_map(|clause| &clause.matches);
+            let mut names: Names = matches.flat_map(|fields| self.names(fields)).flatten().collect();
+            once(&mut names);
             for (_, hash) in names {
                 *all.entry(hash).or_default() += 1;
             }
@@ -196,20 +215,24 @@ impl Rules {
         all
     }
 
-    /// What a clause is best found by, and how many others the most frequent of it leads to. None if it may match without.
-    fn rarest(&self, clause: &Clause, frequencies: &HashMap<u64, u32>) -> Option<(u32, Names)> {
-        let frequency = |names: &Names| names.iter().filter_map(|(_, hash)| frequencies.get(hash)).max().copied();
-        let mut all = (0, Names::new());
+    /// What a clause is best found by, and how many others the most frequent of it leads to. None if it may match without, or
+    /// on too many ways.
+    fn rarest(&self, clause: &Clause, known: &Known) -> Option<(u32, Names)> {
+        let frequency = |names: &Names| names.iter().filter_map(|(_, hash)| known.frequencies.get(hash)).max().copied();
+        let mut most = 0;
+        let mut all = Names::new();
         // One without any field never matches, and need not be found.
         for fields in clause.matches.iter().filter(|fields| **fields != Match::default()) {
-            let (most, names) = self
+            let (frequency, names) = self
                 .names(fields)
+                .filter(are_few)
                 .map(|names| (frequency(&names).unwrap_or(0), names))
-                .min_by_key(|(most, _)| *most)?;
-            all.0 = all.0.max(most);
-            all.1.extend(names);
+                .min_by_key(|(frequency, _)| *frequency)?;
+            most = most.max(frequency);
+            all.extend(names);
         }
-        (!clause.matches.is_empty()).then_some(all)
+        once(&mut all);
+        (!clause.matches.is_empty() && are_few(&all)).then_some((most, all))
     }
 
     /// What a match may be found by: every field that is set, if all that it admits can be looked up.
@@ -228,7 +251,10 @@ impl Rules {
             Some(fields.destination_ports.iter().map(port).collect()),
             blocks(Way::Destination, &fields.destination_ips),
         ];
-        all.into_iter().flatten().filter(|names| !names.is_empty())
+        all.into_iter().flatten().filter(|names| !names.is_empty()).map(|mut names| {
+            once(&mut names);
+            names
+        })
     }
 
     fn text(&self, text: Text, pattern: &StringMatch) -> Option<(Way, u64)> {
@@ -293,6 +319,16 @@ impl<'a> Question<'a> {
     }
 }
 
+fn once(names: &mut Names) {
+    names.sort_unstable();
+    names.dedup();
+}
+
+/// Whether they are on few ways.
+fn are_few(names: &Names) -> bool {
+    names.chunk_by(|(a, _), (b, _)| a == b).nth(FEW).is_none()
+}
+
 /// Principals may be written with the scheme; they are found without it.
 fn bare(text: Text, pattern: &str) -> &str {
     match text {
@@ -316,3 +352,6 @@ fn start(family: Family, bits: u128, length: u8) -> u128 {
     };
     bits.checked_shr(rest.into()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;
