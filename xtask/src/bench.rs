@@ -14,8 +14,10 @@ use crate::step::say;
 
 mod awake;
 mod contender;
+pub(crate) mod count;
 mod load;
 mod machine;
+mod micro;
 mod parse;
 mod peer;
 mod profile;
@@ -70,11 +72,15 @@ pub(crate) struct Args {
     /// Where the servers are, seen from the client
     #[arg(long, value_enum, num_args = 1.., default_value = "far")]
     target: Vec<Target>,
+    #[command(flatten)]
+    count: count::Counting,
 }
 
 /// Other benchmarks than that beside peers.
 #[derive(Debug, clap::Subcommand)]
 enum Other {
+    /// How long what the hot path asks takes: addresses, endpoints, policies
+    Micro(micro::Args),
     /// Where the agents' CPU time goes under each load
     Profile(profile::Args),
     /// A mesh of 100,000 workloads: memory, how fast changes arrive, what traffic notices
@@ -85,6 +91,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     match &args.other {
         Some(Other::Scale(args)) => return scale::run(root, args),
         Some(Other::Profile(args)) => return profile::run(root, args),
+        Some(Other::Micro(args)) => return micro::run(root, args),
+        None if args.count.is_given() => return count::run(root, &args.count),
         None => {}
     }
     let mut output = args.json.then(take_stdout).transpose()?;

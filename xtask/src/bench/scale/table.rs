@@ -1,7 +1,6 @@
 //! The figures for people, each beside its goal.
 
-use std::collections::BTreeMap;
-
+use super::super::micro::{self, Timing, goal};
 use super::mesh::{SERVICES, WORKLOADS};
 use super::pulse::Beats;
 use super::run::{Figures, Memory};
@@ -9,7 +8,7 @@ use super::run::{Figures, Memory};
 /// Name, what was found, the goal and whether it was met.
 struct Row(String, String, String);
 
-pub(super) fn table(figures: &Figures, choice: &BTreeMap<String, f64>) -> String {
+pub(super) fn table(figures: &Figures, timings: &[Timing]) -> String {
     let mut rows = memory(figures);
     rows.push(Row(
         format!("all of it pushed ({:.0} MiB) until in force", figures.message_mib),
@@ -23,15 +22,8 @@ pub(super) fn table(figures: &Figures, choice: &BTreeMap<String, f64>) -> String
     rows.extend(stalls("quiet", figures.quiet, None));
     rows.extend(stalls("while all streams in", figures.streaming_in, Some(figures.quiet)));
     rows.extend(stalls("50 changes a second", figures.steady, Some(figures.quiet)));
-    for (name, nanoseconds) in choice {
-        let (title, limit) = match name.split_once('-') {
-            Some(("route", count)) => (format!("route() among {count} endpoints"), 200.0),
-            Some((_, count)) => (format!("service among {count} blocks of addresses"), 100.0),
-            None => (name.clone(), f64::INFINITY),
-        };
-        rows.push(Row(title, format!("{nanoseconds:.0} ns"), goal(*nanoseconds, limit, "ns")));
-    }
-    rows.iter().map(|Row(name, found, goal)| format!("{:<52} {found:>24}   {goal}\n", name)).collect()
+    let lines = rows.iter().map(|Row(name, found, goal)| format!("{:<52} {found:>24}   {goal}\n", name));
+    lines.chain([micro::table(timings)]).collect()
 }
 
 fn memory(figures: &Figures) -> Vec<Row> {
@@ -65,9 +57,4 @@ fn stalls(name: &str, beats: Beats, before: Option<Beats>) -> [Row; 2] {
 
 fn ms(value: f64) -> String {
     format!("{value:.1} ms")
-}
-
-fn goal(found: f64, limit: f64, unit: &str) -> String {
-    let missed = if found <= limit { "" } else { "MISSED: " };
-    format!("{missed}goal {limit} {unit}")
 }
