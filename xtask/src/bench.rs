@@ -14,10 +14,12 @@ use crate::step::say;
 
 mod awake;
 mod contender;
+pub(crate) mod count;
 mod listing;
 mod load;
 mod machine;
 mod memory;
+mod micro;
 mod parse;
 mod peer;
 mod plot;
@@ -76,11 +78,15 @@ pub(crate) struct Args {
     /// Draw the figures beside no mesh, as `bench plot` does, into this SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    #[command(flatten)]
+    count: count::Counting,
 }
 
 /// Other benchmarks than that beside peers.
 #[derive(Debug, clap::Subcommand)]
 enum Other {
+    /// How long what the hot path asks takes: addresses, endpoints, policies
+    Micro(micro::Args),
     /// Where the agents' CPU time goes under each load
     Profile(profile::Args),
     /// A mesh of 100,000 workloads: memory, how fast changes arrive, what traffic notices
@@ -100,6 +106,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         Some(Other::Callers(args)) => return memory::call_and_hold(args),
         Some(Other::Plot(args)) => return plot::run(&root.join(HISTORY), args),
         Some(Other::Profile(args)) => return profile::run(root, args),
+        Some(Other::Micro(args)) => return micro::run(root, args),
+        None if args.count.is_given() => return count::run(root, &args.count),
         None => {}
     }
     let mut output = args.json.then(take_stdout).transpose()?;

@@ -88,3 +88,13 @@ fn root() -> PathBuf {
     root.pop();
     root
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

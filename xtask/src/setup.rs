@@ -18,7 +18,7 @@ const LINKER_PACKAGES: [&str; 4] = ["llvm-22-dev", "libpolly-22-dev", "zlib1g-de
 /// Debian's compiler and its source, for the eBPF programs alone, where rustup cannot give the source of `core`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The programs that a build and the lab run, each with the Debian package that has it.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("cc", "build-essential"),
     ("c++", "build-essential"),
     ("ip", "iproute2"),
@@ -34,6 +34,7 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("bpftool", "bpftool"),
     ("sockperf", "sockperf"),
     ("wrk", "wrk"),
+    ("valgrind", "valgrind"),
 ];
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 

@@ -17,11 +17,16 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
     path()
 }
 
-/// Where the build is: beside the profile that this program was built in.
+/// Where the build is.
 pub(crate) fn path() -> Result<PathBuf> {
+    beside("mesh-agent")
+}
+
+/// A program of the release build: beside the profile that this one was built in.
+pub(crate) fn beside(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("this program's own path")?;
     let target = own.parent().and_then(Path::parent).context("cargo's target directory")?;
-    let agent = target.join("release/mesh-agent");
-    ensure!(agent.is_file(), "{} is not there; build it with `cargo build --release`", agent.display());
-    Ok(agent)
+    let program = target.join("release").join(name);
+    ensure!(program.is_file(), "{} is not there; build it with `cargo build --release`", program.display());
+    Ok(program)
 }

@@ -1,13 +1,12 @@
 //! The figures for people, each beside its goal.
 
-use std::collections::BTreeMap;
-
+use super::super::micro::{self, Timing};
 use super::mesh::{SERVICES, WORKLOADS};
 use super::pulse::Beats;
 use super::run::{Figures, Memory};
 use crate::bench::listing::{Line, goal, listing};
 
-pub(super) fn table(figures: &Figures, choice: &BTreeMap<String, f64>) -> String {
+pub(super) fn table(figures: &Figures, timings: &[Timing]) -> String {
     let mut rows = memory(figures);
     rows.push(Line(
         format!("all of it pushed ({:.0} MiB) until in force", figures.message_mib),
@@ -21,15 +20,7 @@ pub(super) fn table(figures: &Figures, choice: &BTreeMap<String, f64>) -> String
     rows.extend(stalls("quiet", figures.quiet, None));
     rows.extend(stalls("while all streams in", figures.streaming_in, Some(figures.quiet)));
     rows.extend(stalls("50 changes a second", figures.steady, Some(figures.quiet)));
-    for (name, nanoseconds) in choice {
-        let (title, limit) = match name.split_once('-') {
-            Some(("route", count)) => (format!("route() among {count} endpoints"), 200.0),
-            Some((_, count)) => (format!("service among {count} blocks of addresses"), 100.0),
-            None => (name.clone(), f64::INFINITY),
-        };
-        rows.push(Line(title, format!("{nanoseconds:.0} ns"), goal(*nanoseconds, limit, "ns")));
-    }
-    listing(&rows)
+    [listing(&rows), micro::table(timings)].concat()
 }
 
 fn memory(figures: &Figures) -> Vec<Line> {

@@ -156,8 +156,41 @@ fn policy(number: usize) -> BoxedStrategy<Policy> {
         .boxed()
 }
 
+/// Policies with one rule that wants several things at once, each of which many others want as well.
+fn crowd() -> BoxedStrategy<Vec<Policy>> {
+    let one = |all: Vec<Vec<StringMatch>>| prop::sample::select(all);
+    let exact = |text: &str| vec![StringMatch::Exact(text.into())];
+    let nets = || prop::sample::select(vec![Vec::new(), vec![blocks()[0]], vec![blocks()[1]], vec![blocks()[2]]]);
+    let fields = (
+        one(vec![Vec::new(), exact(PRINCIPALS[0]), exact(PRINCIPALS[2]), exact(PRINCIPALS[3])]),
+        one(vec![Vec::new(), exact("a"), exact("b")]),
+        nets(),
+        nets(),
+        prop::sample::select(vec![Vec::new(), vec![80], vec![8080], vec![80, 8080]]),
+    );
+    let matches = fields.prop_map(|(principals, namespaces, source_ips, destination_ips, destination_ports)| Match {
+        principals,
+        namespaces,
+        source_ips,
+        destination_ips,
+        destination_ports,
+        ..Match::default()
+    });
+    let policy = (prop::sample::select(vec![Action::Deny, Action::Allow]), matches);
+    let policies = prop::collection::vec(policy, 12..60);
+    let policy = |(number, (action, fields)): (usize, (Action, Match))| Policy {
+        name: name("own", number),
+        scope: Scope::Namespace,
+        action,
+        enforcement: Enforcement::Enforced,
+        rules: vec![Rule { clauses: vec![Clause { matches: vec![fields] }] }],
+    };
+    policies.prop_map(move |all| all.into_iter().enumerate().map(policy).collect()).boxed()
+}
+
 fn policies() -> BoxedStrategy<Vec<Policy>> {
-    (0..12_usize).prop_flat_map(|count| (0..count).map(policy).collect::<Vec<_>>()).boxed()
+    let few = (0..12_usize).prop_flat_map(|count| (0..count).map(policy).collect::<Vec<_>>());
+    prop_oneof![3 => few, 1 => crowd()].boxed()
 }
 
 fn question() -> BoxedStrategy<(Peer, SocketAddr)> {
@@ -202,7 +235,7 @@ fn check(world: &World, uid: &str, questions: &[(Peer, SocketAddr)]) -> Result<(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// From one configuration to the next: what is compiled already must not stay when it has changed.
     #[test]
