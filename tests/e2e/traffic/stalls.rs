@@ -51,8 +51,10 @@ fn neighbours(lab: &Lab, each: usize, during: Duration) -> Result<()> {
         socket::exchange(&connect(client, server.at4(APP))?, "hello")?;
         let took = start.elapsed();
         ensure!(took < Duration::from_secs(1), "a new connection took {took:?}");
+        // Whoever comes while a tunnel carries much gets another one; the neighbour was there first, and those that came before
+        // much was carried share its tunnel.
         let open = tunnels(client)?;
-        ensure!(open == 1, "there are {open} tunnels: the neighbours were none");
+        ensure!(open <= each.min(4), "there are {open} tunnels for {each} who stopped: the neighbours were none");
         Ok(())
     })
 }

@@ -121,6 +121,7 @@ impl Home {
                 if (busy as f64) < LITTLE * start.elapsed().as_nanos() as f64 {
                     // A core that was taken from the process meanwhile: it stays where the scheduler puts it.
                     stay_on(self.core).ok();
+                    self.new.set(0);
                     self.turn(At::Home);
                 }
             }
