@@ -6,7 +6,7 @@
 pub mod client;
 pub mod head;
 pub mod io;
-mod load;
+pub mod load;
 pub mod pool;
 pub mod server;
 pub mod stream;

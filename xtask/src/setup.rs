@@ -140,9 +140,9 @@ fn compile_linker(root: &Path) -> Result<PathBuf> {
     let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths([prefix.join("bin"), tools.join("bin")].into_iter().chain(env::split_paths(&path)))?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Outside the workspace, so that none of its configuration steers this build.
-    cargo.current_dir("/").env("LLVM_PREFIX", prefix).env("PATH", path);
+    let mut cargo = step::cargo(Path::new("/"));
+    cargo.env("LLVM_PREFIX", prefix).env("PATH", path);
     cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTUP_TOOLCHAIN_SOURCE");
     cargo.args(["install", "bpf-linker", "--version", LINKER, "--locked", "--no-default-features", "--force"]);
     cargo.args(["--features", &format!("llvm-{LLVM}"), "--root"]).arg(&tools);

@@ -1,5 +1,6 @@
 //! A step of a command: what is done is said before it starts, and how long it took when it ends.
 
+use std::env;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,6 +17,13 @@ const TAIL: usize = 30;
 pub(crate) fn say(line: impl Display) {
     // Nobody is left to be told when standard output is closed.
     writeln!(io::stdout().lock(), "{line}").ok();
+}
+
+/// The cargo that runs this program, or the usual one, in a folder.
+pub(crate) fn cargo(folder: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(folder);
+    command
 }
 
 /// Runs a command whose output is the reader's progress.

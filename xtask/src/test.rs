@@ -3,13 +3,12 @@
 //! The checks and the unit tests share the dev profile and see the workspace as a whole, so that each dependency is
 //! compiled once; the end-to-end tests run the release build, which is what users run.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::ops;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use std::{env, ops};
 
 use anyhow::{Context, Result, bail};
 
@@ -167,8 +166,8 @@ fn counted(line: &str) -> Option<Tally> {
 
 /// Cargo in a folder, as a user would run it: a shell's `MESH_EBPF=skip` must not make tests of nothing.
 fn cargo(folder: &Path) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
-    command.current_dir(folder).env_remove("MESH_EBPF");
+    let mut command = step::cargo(folder);
+    command.env_remove("MESH_EBPF");
     command
 }
 

@@ -13,33 +13,52 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 /// ... and for so long after that.
 const LASTS: Duration = Duration::from_secs(1);
 
+/// Notices when much comes at once. The clock is asked only when so much has come.
+#[derive(Debug)]
+pub struct Burst {
+    much: u64,
+    at_once: Duration,
+    bytes: Cell<u64>,
+    /// Since when they are counted.
+    since: Cell<Instant>,
+}
+
+impl Burst {
+    pub fn of(much: u64, at_once: Duration) -> Self {
+        Self { much, at_once, bytes: Cell::new(0), since: Cell::new(Instant::now()) }
+    }
+
+    /// Tells whether with these so much has come at once.
+    pub fn add(&self, bytes: u64) -> bool {
+        let all = self.bytes.get() + bytes;
+        self.bytes.set(if all < self.much { all } else { 0 });
+        all >= self.much && self.since.replace(Instant::now()).elapsed() <= self.at_once
+    }
+
+    /// Those that are counted so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+}
+
 /// What one tunnel has carried lately.
 #[derive(Debug)]
 pub(super) struct Load {
-    bytes: Cell<u64>,
-    since: Cell<Instant>,
+    burst: Burst,
     laden: Cell<Option<Instant>>,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { bytes: Cell::new(0), since: Cell::new(Instant::now()), laden: Cell::new(None) }
+        Self { burst: Burst::of(MUCH, AT_ONCE), laden: Cell::new(None) }
     }
 }
 
 impl Load {
     pub(super) fn add(&self, bytes: usize) {
-        self.bytes.set(self.bytes.get() + bytes as u64);
-        // The clock is not asked for each message.
-        if self.bytes.get() < MUCH {
-            return;
+        if self.burst.add(bytes as u64) {
+            self.laden.set(Some(Instant::now()));
         }
-        let now = Instant::now();
-        if now.duration_since(self.since.get()) <= AT_ONCE {
-            self.laden.set(Some(now));
-        }
-        self.since.set(now);
-        self.bytes.set(0);
     }
 
     pub(super) fn is_heavy(&self) -> bool {

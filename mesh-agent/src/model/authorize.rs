@@ -10,6 +10,7 @@ use super::World;
 use super::addr::Peer;
 use super::policy::{Policy, PolicyName};
 use super::rules::Question;
+use super::ruling::{Ruling, Selected};
 use super::workload::Workload;
 
 /// Leave to dial `target`. It can only be made by [`authorize`].
@@ -44,17 +45,14 @@ pub enum Denied {
     UnreadablePolicy(PolicyName),
 }
 
-/// Decides for `peer` wanting `target` on `workload` (the local destination), with the policies of `world`: global ones,
-/// those of the workload's namespace, and those that select it, in this order.
+/// Decides for `peer` wanting `target` on `workload` (the local destination), with the policies of `world`.
 pub fn authorize(world: &World, workload: &Workload, peer: &Peer, target: SocketAddr) -> Result<Permit, Denied> {
     let selected = world.selected_for(workload);
     let selected = selected.as_deref();
     if let Some(unknown) = selected.and_then(|selected| selected.unknown.as_ref()) {
         return Err(Denied::UnknownPolicy(unknown.clone()));
     }
-    let [global, own] = world.rulings_of(workload.namespace());
-    let rulings = [global, own, selected.map(|selected| &*selected.ruling)];
-    let mut rulings = rulings.iter().flatten();
+    let mut rulings = rulings(world, workload, selected);
     if let Some(policy) = rulings.clone().find_map(|ruling| ruling.unreadable()) {
         return Err(Denied::UnreadablePolicy(policy.name.clone()));
     }
@@ -74,10 +72,18 @@ pub fn authorize(world: &World, workload: &Workload, peer: &Peer, target: Socket
 /// The dry-run policies that match: what they would do is for the log.
 pub fn dry_run(world: &World, workload: &Workload, peer: &Peer, target: SocketAddr) -> Vec<Arc<Policy>> {
     let selected = world.selected_for(workload);
-    let [global, own] = world.rulings_of(workload.namespace());
-    let rulings = [global, own, selected.as_ref().map(|selected| &*selected.ruling)];
-    let on_trial = rulings.into_iter().flatten().flat_map(|ruling| ruling.on_trial());
+    let on_trial = rulings(world, workload, selected.as_deref()).flat_map(Ruling::on_trial);
     on_trial.filter(|policy| policy.matches(peer, target)).map(Arc::clone).collect()
+}
+
+/// What applies to the workload: global policies, those of its namespace, and those that select it, in this order.
+fn rulings<'a>(
+    world: &'a World,
+    workload: &Workload,
+    selected: Option<&'a Selected>,
+) -> impl Iterator<Item = &'a Ruling> + Clone + use<'a> {
+    let [global, own] = world.rulings_of(workload.namespace());
+    [global, own, selected.map(|selected| &*selected.ruling)].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 //! same destination have carried much before, so this one will be worth a core; and the shard has so much to do that its
 //! core's connections are anybody's.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
@@ -20,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::copy::Count;
+use crate::hbone::load::Burst;
 use crate::sys::cores::Homes;
 
 mod home;
@@ -47,23 +47,6 @@ pub(super) struct Seats {
     moved: AtomicU64,
     /// Times that a shard left its home.
     left: AtomicU64,
-}
-
-/// How long a thread has been on a core, and has been waiting for one: nanoseconds since it began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Schedule {
-    ran: u64,
-    waited: u64,
-}
-
-impl Schedule {
-    fn waited_since(self, before: Self) -> u64 {
-        self.waited.saturating_sub(before.waited)
-    }
-
-    fn busy_since(self, before: Self) -> u64 {
-        self.ran.saturating_sub(before.ran) + self.waited_since(before)
-    }
 }
 
 /// One shard's, on cache lines of its own.
@@ -132,11 +115,12 @@ impl Seats {
         (own..own + count).map(|shard| shard % count).min_by_key(heavy).unwrap_or(own)
     }
 
-    fn schedule(&self, shard: usize) -> Option<Schedule> {
+    /// Nanoseconds that a shard has been running or wanted to.
+    fn busy(&self, shard: usize) -> Option<u64> {
         let mut text = [0; 64];
         let length = self.seats[shard].schedule.get()?.read_at(&mut text, 0).ok()?;
         let mut numbers = std::str::from_utf8(&text[..length]).ok()?.split_ascii_whitespace();
-        Some(Schedule { ran: numbers.next()?.parse().ok()?, waited: numbers.next()?.parse().ok()? })
+        Some(numbers.next()?.parse::<u64>().ok()? + numbers.next()?.parse::<u64>().ok()?)
     }
 }
 
@@ -206,10 +190,7 @@ impl Placement {
     /// Where a connection that came up here should live, if they move.
     pub(super) fn place(&self, destination: SocketAddr) -> Placed {
         let here = Placed { shard: self.own, weight: None };
-        if !self.moves() {
-            return here;
-        }
-        if !self.seats.is_heavy(destination) {
+        if !self.moves() || !self.seats.is_heavy(destination) {
             return here;
         }
         let shard = self.seats.lightest(self.own);
@@ -224,7 +205,7 @@ impl Placement {
         if let Some(home) = &self.home {
             home.welcome(&self.seats);
         }
-        Watched { count, placement: self, destination, bytes: Cell::new(0), since: Cell::new(Instant::now()) }
+        Watched { count, placement: self, destination, burst: Burst::of(HEAVY, AT_ONCE) }
     }
 }
 
@@ -234,32 +215,19 @@ pub(super) struct Watched<'a, C> {
     count: &'a C,
     placement: &'a Placement,
     destination: Option<SocketAddr>,
-    /// Since it was looked how long they took.
-    bytes: Cell<u64>,
-    since: Cell<Instant>,
+    burst: Burst,
 }
 
 impl<C> Watched<'_, C> {
     fn add(&self, bytes: u64) {
-        let before = self.bytes.get();
-        self.bytes.set(before + bytes);
-        if before / MUCH != self.bytes.get() / MUCH {
-            self.much();
+        let before = self.burst.bytes();
+        let heavy = self.burst.add(bytes);
+        let Placement { home: Some(home), seats, .. } = self.placement else { return };
+        if before / MUCH != self.burst.bytes() / MUCH {
+            home.glance(seats);
         }
-    }
-
-    fn much(&self) {
-        if let Some(home) = &self.placement.home {
-            home.glance(&self.placement.seats);
-        }
-        if self.bytes.get() >= HEAVY {
-            if let Some(destination) = self.destination
-                && self.since.get().elapsed() <= AT_ONCE
-            {
-                self.placement.seats.remember(destination);
-            }
-            self.bytes.set(0);
-            self.since.set(Instant::now());
+        if let Some(destination) = self.destination.filter(|_| heavy) {
+            seats.remember(destination);
         }
     }
 }

@@ -47,6 +47,19 @@ enum Carrier {
     Ztunnel { binary: PathBuf, running: Option<Proxies> },
 }
 
+/// Two nodes with a client on the first, whose agents are started when it is their turn.
+pub(super) fn measured(agent: &Path) -> Topology {
+    // A log line per connection is what a log is for, but writing it is not what is measured.
+    Topology::new()
+        .pod(Pod::new("client", "n1"))
+        .binary(agent.to_owned())
+        .log("info,access=off")
+        .log_format(LogFormat::Text)
+        .node_setting("on_shutdown", "withdraw")
+        .node_setting("drain", "1s")
+        .without_agents()
+}
+
 impl Contender {
     /// No mesh. `agent` is there, but does not run.
     pub(super) fn direct(agent: &Path, targets: &[Target]) -> Result<Self> {
@@ -71,17 +84,7 @@ impl Contender {
     }
 
     fn new(who: Who, carrier: Carrier, (agent, same_node): (&Path, Option<&str>), targets: &[Target]) -> Result<Self> {
-        // A log line per connection is what a log is for, but writing it is not what is measured here.
-        let topology = Topology::new()
-            .pod(Pod::new("client", "n1"))
-            .pod(Pod::new(Target::Near.pod(), "n1"))
-            .pod(Pod::new(Target::Far.pod(), "n2"))
-            .binary(agent.to_owned())
-            .log("info,access=off")
-            .log_format(LogFormat::Text)
-            .node_setting("on_shutdown", "withdraw")
-            .node_setting("drain", "1s")
-            .without_agents();
+        let topology = measured(agent).pod(Pod::new(Target::Near.pod(), "n1")).pod(Pod::new(Target::Far.pod(), "n2"));
         let topology = match same_node {
             Some(mode) => topology.node_setting("same_node", serde_json::json!({ "mode": mode })),
             None => topology,

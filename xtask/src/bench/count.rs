@@ -81,9 +81,9 @@ pub(crate) const fn fits() -> bool {
 /// Instructions of one question of each case.
 fn count(root: &Path) -> Result<Counts> {
     ensure!(fits(), "counts are those of x86_64, which this machine is not");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = step::cargo(root);
     // As the agent is built for the labs: of the agent's library there is then one build for both.
-    cargo.current_dir(root).args(["build", "--release", "--package", "mesh-bench", "--bin", "mesh-count", "--locked"]);
+    cargo.args(["build", "--release", "--package", "mesh-bench", "--bin", "mesh-count", "--locked"]);
     step::run("building what is counted (release)", &mut cargo)?;
     let program = crate::lab::agent::beside("mesh-count")?;
     let folder = root.join(FOLDER);

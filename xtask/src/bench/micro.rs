@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -69,8 +68,8 @@ pub(super) fn measure(root: &Path, filter: Option<&str>) -> Result<Vec<Timing>> 
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).env("CRITERION_HOME", &folder);
+    let mut cargo = step::cargo(root);
+    cargo.env("CRITERION_HOME", &folder);
     // The release profile: what is timed is what labs run.
     cargo.args(["bench", "--profile", "release", "--package", "mesh-bench", "--bench", "micro", "--locked", "--"]);
     cargo.args(filter);

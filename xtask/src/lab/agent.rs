@@ -1,7 +1,6 @@
 //! The agent that labs run: the release build.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,8 +10,8 @@ use crate::{setup, step};
 pub(crate) fn build(root: &Path) -> Result<PathBuf> {
     mesh_e2e::require_root()?;
     setup::ensure(root)?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(["build", "--release", "--package", "mesh-agent"]);
+    let mut cargo = step::cargo(root);
+    cargo.args(["build", "--release", "--package", "mesh-agent"]);
     step::run("building the agent (release)", &mut cargo)?;
     path()
 }

@@ -1,12 +1,11 @@
 //! What the workspaces depend on, against `deny.toml`: licences, banned crates, sources. Needs no network.
 
-use std::env;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use super::{Finding, Rule};
+use crate::step;
 
 const FILE: &str = "deny.toml";
 
@@ -30,8 +29,8 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
 
 /// One line for each package: `name vVERSION (where from)|licence`.
 fn tree(folder: &Path) -> Result<String> {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(folder).args(["tree", "--workspace", "--locked", "--prefix", "none", "--format", "{p}|{l}"]);
+    let mut cargo = step::cargo(folder);
+    cargo.args(["tree", "--workspace", "--locked", "--prefix", "none", "--format", "{p}|{l}"]);
     let output = cargo.output()?;
     if !output.status.success() {
         bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::{Schedule, Seats};
+use super::Seats;
 use crate::sys::cores::{Homes, roam, stay_on};
 use crate::sys::socket::set_home;
 
@@ -47,7 +47,8 @@ pub(super) struct Home {
     at: Cell<At>,
     /// New connections since the last glance.
     new: Cell<u32>,
-    seen: Cell<(Instant, Option<Schedule>)>,
+    /// When it was looked, and how busy the shard had been by then.
+    seen: Cell<(Instant, Option<u64>)>,
     left: Notify,
     /// Those of the pods that are served.
     listeners: RefCell<Vec<Weak<TcpListener>>>,
@@ -90,11 +91,11 @@ impl Home {
         if passed < GLANCE || self.at.get() == At::AwayForAll {
             return;
         }
-        let (now, new) = (seats.schedule(self.shard), self.new.take());
+        let (now, new) = (seats.busy(self.shard), self.new.take());
         self.seen.set((Instant::now(), now));
         // What was long ago says nothing of now.
         let Some((before, now)) = before.zip(now).filter(|_| passed <= LATEST) else { return };
-        if now.busy_since(before) as f64 >= MUCH * passed.as_nanos() as f64 {
+        if now.saturating_sub(before) as f64 >= MUCH * passed.as_nanos() as f64 {
             self.leave(if new >= MANY { At::AwayForAll } else { At::Away }, seats);
         }
     }
@@ -115,9 +116,9 @@ impl Home {
         loop {
             self.left.notified().await;
             while self.at.get() != At::Home {
-                let (start, before) = (Instant::now(), seats.schedule(self.shard));
+                let (start, before) = (Instant::now(), seats.busy(self.shard));
                 tokio::time::sleep(STROLL).await;
-                let busy = before.zip(seats.schedule(self.shard)).map_or(0, |(before, now)| now.busy_since(before));
+                let busy = before.zip(seats.busy(self.shard)).map_or(0, |(before, now)| now.saturating_sub(before));
                 if (busy as f64) < LITTLE * start.elapsed().as_nanos() as f64 {
                     // A core that was taken from the process meanwhile: it stays where the scheduler puts it.
                     stay_on(self.core).ok();

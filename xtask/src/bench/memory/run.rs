@@ -5,11 +5,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::topology::LogFormat;
-use mesh_e2e::{Lab, Pod, Topology, eventually};
+use mesh_e2e::{Lab, Pod, eventually};
 use serde::Serialize;
 
 use super::crowd::{LANES, Servers, allow_files};
+use crate::bench::contender::measured;
 use crate::bench::usage::Held;
 use crate::step::{say, timed};
 
@@ -55,7 +55,7 @@ pub(super) struct Stages {
 /// Plays it all with the agent at that path.
 pub(super) fn play(agent: &Path, connections: u32) -> Result<Figures> {
     allow_files(connections)?;
-    let lab = timed("starting the lab", || lab(agent))?;
+    let lab = timed("starting the lab", || Lab::start(measured(agent).pod(Pod::new("server", "n2"))))?;
     let servers = Servers::listen(lab.pod("server"))?;
     let through = |what: &str, bytes| {
         let title = format!("{connections} connections, {what}");
@@ -64,19 +64,6 @@ pub(super) fn play(agent: &Path, connections: u32) -> Result<Figures> {
     let quiet = through("a few bytes each", FEW)?;
     let burst = through("a burst each", BURST)?;
     Ok(Figures { connections, quiet, burst })
-}
-
-fn lab(agent: &Path) -> Result<Lab> {
-    let topology = Topology::new()
-        .pod(Pod::new("client", "n1"))
-        .pod(Pod::new("server", "n2"))
-        .binary(agent.to_owned())
-        .log("info,access=off")
-        .log_format(LogFormat::Text)
-        .node_setting("on_shutdown", "withdraw")
-        .node_setting("drain", "1s")
-        .without_agents();
-    Lab::start(topology)
 }
 
 fn stages(lab: &Lab, servers: &Servers<'_>, (count, bytes): (u32, usize)) -> Result<Stages> {
