@@ -1,8 +1,9 @@
 //! HBONE: one user connection is one HTTP/2 CONNECT stream inside mutual TLS (protocol note, section 5).
 //!
 //! [`client`] opens streams, [`server`] takes them, [`pool`] keeps tunnels, [`head`] reads and writes the CONNECT head,
-//! [`stream`] moves bytes, [`io`] makes a stream a transport for another tunnel. Nothing here knows the mesh model, policies or sockets: any reliable byte stream will do.
+//! [`stream`] moves bytes, in [`buffer`]s, [`io`] makes a stream a transport for another tunnel. Nothing here knows the mesh model, policies or sockets: any reliable byte stream will do.
 
+pub mod buffer;
 pub mod client;
 pub mod head;
 pub mod io;

@@ -9,8 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+pub mod lane;
+mod roaming;
 mod turn;
 
+pub use lane::{Errand, Lane, Place, Thread};
+pub use roaming::Roaming;
 pub use turn::Turn;
 
 /// A group of tasks. Clones share the group.

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod endings;
+mod lanes;
 mod long;
 mod many;
 mod placed;
@@ -18,8 +19,17 @@ use mesh_e2e::{Pod, Service, Topology};
 
 use crate::runner::{Case, Fixture};
 
-pub(crate) const CASES: &[&[Case]] =
-    &[ways::CASES, endings::CASES, seen::CASES, bytes::CASES, many::CASES, ports::CASES, stalls::CASES, placed::CASES];
+pub(crate) const CASES: &[&[Case]] = &[
+    ways::CASES,
+    endings::CASES,
+    lanes::CASES,
+    seen::CASES,
+    bytes::CASES,
+    many::CASES,
+    ports::CASES,
+    stalls::CASES,
+    placed::CASES,
+];
 
 /// Port that applications listen on.
 const APP: u16 = 8080;

@@ -1,8 +1,8 @@
 //! The client end of a tunnel: one HTTP/2 connection, many CONNECT streams.
 
 use std::cell::Cell;
-use std::future::Future;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::load::Load;
 use super::stream::Stream;
 use super::{CLIENT_HEADER_LIST, DATA_FRAME_BUDGET, REMEMBERED_RESETS, SEND_BUFFER, Settings, server::keep_alive};
+use crate::task::{Errand, Lane, Place};
 
 /// An open tunnel. It stays usable until [`Tunnel::usable`] says otherwise; streams outlive that. `P` is what the caller
 /// knows of the peer.
@@ -22,18 +23,19 @@ pub struct Tunnel<P> {
     requests: SendRequest<Bytes>,
     /// Most streams at once.
     streams: usize,
-    state: Rc<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    streams: Cell<usize>,
-    ended: Cell<bool>,
-    /// A peer that has answered speaks HTTP/2.
-    answered: Cell<bool>,
     /// When it stops taking new streams.
     ends: Cell<Option<Instant>>,
-    load: Load,
+    state: Arc<State>,
+}
+
+/// Read on the shard of the tunnel; some of its streams are on the lane.
+#[derive(Debug, Default)]
+struct State {
+    streams: AtomicUsize,
+    ended: AtomicBool,
+    /// A peer that has answered speaks HTTP/2.
+    answered: AtomicBool,
+    load: Arc<Load>,
 }
 
 /// Why a CONNECT did not become a stream.
@@ -57,20 +59,25 @@ pub enum OpenError {
 /// How long the answer to a CONNECT may take; the peer has 10 s for its own connect.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// Starts HTTP/2 on `io`, which is past its TLS handshake. The returned future drives the connection and must be
-/// spawned; it ends when the connection does. Dropped, it ends the connection.
-pub async fn start<T, P>(
-    io: T,
-    peer: P,
-    settings: &Settings,
-) -> Result<(Tunnel<P>, impl Future<Output = Result<(), h2::Error>> + use<T, P>), h2::Error>
+/// What drives a tunnel's connection.
+#[derive(Debug)]
+pub struct Driver<T>
 where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    connection: Connection<T, Bytes>,
+    state: Arc<State>,
+}
+
+/// Starts HTTP/2 on `io`, which is past its TLS handshake.
+pub async fn start<T, P>(io: T, peer: P, settings: &Settings) -> Result<(Tunnel<P>, Driver<T>), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (requests, connection) = builder(settings).handshake::<_, Bytes>(io).await?;
-    let state = Rc::new(State::default());
-    let tunnel = Tunnel { peer, requests, streams: settings.streams, state: Rc::clone(&state) };
-    Ok((tunnel, drive(connection, state)))
+    let state = Arc::new(State::default());
+    let tunnel = Tunnel { peer, requests, streams: settings.streams, ends: Cell::new(None), state: Arc::clone(&state) };
+    Ok((tunnel, Driver { connection, state }))
 }
 
 fn builder(settings: &Settings) -> Builder {
@@ -89,32 +96,49 @@ fn builder(settings: &Settings) -> Builder {
     builder
 }
 
-async fn drive<T>(mut connection: Connection<T, Bytes>, state: Rc<State>) -> Result<(), h2::Error>
+impl<T> Driver<T>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // Also when whoever runs this stops doing so.
-    let _end = End(state);
-    let pings = keep_alive(connection.ping_pong());
-    tokio::select! {
-        result = connection => result,
-        () = pings => Ok(()),
+    /// Drives the connection, here or on the lane; ends when the connection does. Given up, it ends the connection.
+    pub async fn run(mut self, lane: &Lane) -> Result<(), h2::Error> {
+        let _end = End(Arc::clone(&self.state));
+        let pings = keep_alive(self.connection.ping_pong());
+        tokio::select! {
+            result = lane.run(Box::new(self), || ()) => result,
+            () = pings => Ok(()),
+        }
+    }
+}
+
+impl<T> Errand for Driver<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Outcome = Result<(), h2::Error>;
+
+    async fn go_on(&mut self, place: Place) -> Option<Self::Outcome> {
+        tokio::select! {
+            biased;
+            () = self.state.load.calls_away_from(place) => None,
+            result = &mut self.connection => Some(result),
+        }
     }
 }
 
 /// Takes a tunnel out of use when its connection is dropped.
-struct End(Rc<State>);
+struct End(Arc<State>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.ended.set(true);
+        self.0.ended.store(true, Relaxed);
     }
 }
 
 impl<P> Tunnel<P> {
     /// Whether a new stream may be opened on it.
     pub fn usable(&self) -> bool {
-        self.lasts() && self.state.streams.get() < self.cap()
+        self.lasts() && self.state.streams.load(Relaxed) < self.cap()
     }
 
     /// Whether whoever is new would wait behind what others send, or are sent.
@@ -124,12 +148,12 @@ impl<P> Tunnel<P> {
 
     /// No new streams from then on: the proof that it rests on ends.
     pub fn end_at(&self, ends: Instant) {
-        self.state.ends.set(Some(ends));
+        self.ends.set(Some(ends));
     }
 
     /// Whether it may ever take a stream again.
     pub fn lasts(&self) -> bool {
-        !self.state.ended.get() && self.state.ends.get().is_none_or(|ends| Instant::now() < ends)
+        !self.state.ended.load(Relaxed) && self.ends.get().is_none_or(|ends| Instant::now() < ends)
     }
 
     /// As if much had been carried.
@@ -140,21 +164,21 @@ impl<P> Tunnel<P> {
 
     /// Whether the connection is gone.
     pub fn ended(&self) -> bool {
-        self.state.ended.get()
+        self.state.ended.load(Relaxed)
     }
 
     /// Takes the tunnel out of use for new streams.
     pub fn abandon(&self) {
-        self.state.ended.set(true);
+        self.state.ended.store(true, Relaxed);
     }
 
     /// Streams open now.
     pub fn streams(&self) -> usize {
-        self.state.streams.get()
+        self.state.streams.load(Relaxed)
     }
 
     fn failed(&self, error: h2::Error, kind: fn(h2::Error) -> OpenError) -> OpenError {
-        let foreign = !self.state.answered.get() && !error.is_remote() && !error.is_io();
+        let foreign = !self.state.answered.load(Relaxed) && !error.is_remote() && !error.is_io();
         if foreign { OpenError::NotHttp2(error) } else { kind(error) }
     }
 
@@ -173,13 +197,12 @@ impl<P> Tunnel<P> {
             let kind = if never_processed(&error) { OpenError::GoingAway } else { OpenError::Broken };
             self.failed(error, kind)
         })?;
-        self.state.answered.set(true);
+        self.state.answered.store(true, Relaxed);
         let (head, receive) = response.into_parts();
         if head.status != StatusCode::OK {
             return Err(OpenError::Status(head.status));
         }
-        let carried = Carried(Rc::clone(&self.state));
-        Ok((Stream::new((send, Some(slot)), (receive, Some(carried))), head.headers))
+        Ok((Stream::new(send, receive, &self.state.load, Some(slot)), head.headers))
     }
 }
 
@@ -191,32 +214,18 @@ fn never_processed(error: &h2::Error) -> bool {
 /// One stream's place on its tunnel.
 #[derive(Debug)]
 pub(super) struct Slot {
-    state: Rc<State>,
+    state: Arc<State>,
 }
 
 impl Slot {
-    fn take(state: &Rc<State>) -> Self {
-        state.streams.set(state.streams.get() + 1);
-        Self { state: Rc::clone(state) }
-    }
-
-    pub(super) fn carried(&self, bytes: usize) {
-        self.state.load.add(bytes);
-    }
-}
-
-/// Where a tunnel's received bytes are counted.
-#[derive(Debug)]
-pub(super) struct Carried(Rc<State>);
-
-impl Carried {
-    pub(super) fn add(&self, bytes: usize) {
-        self.0.load.add(bytes);
+    fn take(state: &Arc<State>) -> Self {
+        state.streams.fetch_add(1, Relaxed);
+        Self { state: Arc::clone(state) }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.state.streams.set(self.state.streams.get() - 1);
+        self.state.streams.fetch_sub(1, Relaxed);
     }
 }

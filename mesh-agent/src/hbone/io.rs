@@ -5,10 +5,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::load::Away;
 use super::stream::{Stream, StreamError};
+use crate::task::Thread;
 
 /// Most that one write takes: a TLS record and its head.
 const PIECE: usize = 17 << 10;
@@ -20,6 +22,7 @@ pub struct StreamIo {
     /// Received and not read yet; its window is given back as it is read.
     waiting: Bytes,
     said: Said,
+    away: Option<Away>,
 }
 
 /// Whether our end of data has been sent.
@@ -31,12 +34,21 @@ enum Said {
 
 impl StreamIo {
     pub fn new(stream: Stream) -> Self {
-        Self { stream, waiting: Bytes::new(), said: Said::NotAll }
+        Self { stream, waiting: Bytes::new(), said: Said::NotAll, away: None }
+    }
+
+    /// The tunnel inside is driven where it is called for; the outer one follows.
+    fn follow(&mut self) {
+        let away = Thread::current() == Thread::Lane;
+        if away != self.away.is_some() {
+            self.away = away.then(|| self.stream.away());
+        }
     }
 }
 
 impl AsyncRead for StreamIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.follow();
         while self.waiting.is_empty() {
             match ready!(self.stream.receive.poll_data(cx)).map_err(broken)? {
                 Some(data) => self.waiting = data,
@@ -57,7 +69,7 @@ impl AsyncWrite for StreamIo {
             return Poll::Ready(Ok(0));
         }
         let room = ready!(self.stream.send.poll_room(cx, buf.len().min(PIECE))).map_err(broken)?;
-        self.stream.send.send(Bytes::copy_from_slice(&buf[..room])).map_err(broken)?;
+        self.stream.send.send(BytesMut::from(&buf[..room])).map_err(broken)?;
         Poll::Ready(Ok(room))
     }
 

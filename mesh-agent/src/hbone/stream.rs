@@ -1,12 +1,15 @@
 //! The bytes of one CONNECT stream: two independent directions with HTTP/2 flow control.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
-use super::client::{Carried, Slot};
+use super::buffer::Pending;
+use super::client::Slot;
+use super::load::{Away, Load};
 
 /// Both directions of a stream.
 #[derive(Debug)]
@@ -19,10 +22,12 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Sender {
     inner: SendStream<Bytes>,
-    /// The last bytes that were sent, kept to see when h2 has let go of them.
-    last: Bytes,
+    /// What h2 has not let go of.
+    pending: Pending,
     end: End,
-    slot: Option<Slot>,
+    load: Arc<Load>,
+    /// On the end that chose the tunnel.
+    _slot: Option<Slot>,
 }
 
 /// How this direction has ended.
@@ -36,7 +41,7 @@ enum End {
 #[derive(Debug)]
 pub struct Receiver {
     inner: RecvStream,
-    carried: Option<Carried>,
+    load: Arc<Load>,
 }
 
 /// How the peer ended a stream before its end of data.
@@ -57,15 +62,15 @@ impl StreamError {
 }
 
 impl Stream {
-    /// The end that chooses tunnels counts what each carries.
-    pub(super) fn new(
-        (send, slot): (SendStream<Bytes>, Option<Slot>),
-        (receive, carried): (RecvStream, Option<Carried>),
-    ) -> Self {
-        Self {
-            send: Sender { inner: send, last: Bytes::new(), end: End::Open, slot },
-            receive: Receiver { inner: receive, carried },
-        }
+    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, load: &Arc<Load>, slot: Option<Slot>) -> Self {
+        let send =
+            Sender { inner: send, pending: Pending::default(), end: End::Open, load: Arc::clone(load), _slot: slot };
+        Self { send, receive: Receiver { inner: receive, load: Arc::clone(load) } }
+    }
+
+    /// It is on the lane for as long as this is held, and its tunnel follows.
+    pub fn away(&self) -> Away {
+        Away::from(&self.send.load)
     }
 }
 
@@ -98,22 +103,9 @@ impl Sender {
     }
 
     /// Sends bytes for which [`Sender::poll_room`] made room.
-    pub fn send(&mut self, data: Bytes) -> Result<(), StreamError> {
-        if let Some(slot) = &self.slot {
-            slot.carried(data.len());
-        }
-        self.last = data.clone();
-        self.inner.send_data(data, false).map_err(StreamError::from)
-    }
-
-    /// The buffer of what was sent last, empty, if it has left.
-    pub fn recycle(&mut self) -> Option<BytesMut> {
-        if !self.last.is_unique() {
-            return None;
-        }
-        let mut buffer = std::mem::take(&mut self.last).try_into_mut().ok()?;
-        buffer.clear();
-        Some(buffer)
+    pub fn send(&mut self, data: BytesMut) -> Result<(), StreamError> {
+        self.load.add(data.len());
+        self.inner.send_data(self.pending.with(data), false).map_err(StreamError::from)
     }
 
     /// Gives back room that was asked for and not used, so that quiet streams hold none of the connection's window.
@@ -131,7 +123,7 @@ impl Sender {
     /// throws away what is queued on a stream that is reset, and says nothing of what has left; but it drops the bytes.)
     pub async fn reset_after_data(&mut self, limit: Duration) {
         let left = async {
-            while !self.last.is_empty() && !self.last.is_unique() {
+            while !self.pending.is_empty() {
                 tokio::time::sleep(GLANCE).await;
             }
         };
@@ -172,9 +164,7 @@ impl Receiver {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
         match ready!(self.inner.poll_data(cx)) {
             Some(Ok(data)) => {
-                if let Some(carried) = &self.carried {
-                    carried.add(data.len());
-                }
+                self.load.add(data.len());
                 Poll::Ready(Ok(Some(data)))
             }
             Some(Err(error)) => match StreamError::from(error) {

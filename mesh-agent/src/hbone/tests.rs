@@ -17,6 +17,7 @@ use super::pool::Pool;
 use super::server::{self, Incoming};
 use super::stream::{Stream, StreamError};
 use super::{STREAM_WINDOW, STREAMS_PER_TUNNEL, Settings};
+use crate::task::Lane;
 
 fn connect() -> http::Request<()> {
     let connect = Connect {
@@ -33,17 +34,17 @@ fn connect() -> http::Request<()> {
 async fn pair(leaving: CancellationToken, serve: impl FnMut(Incoming) + 'static) -> Tunnel<()> {
     let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
     tokio::task::spawn_local(async move {
-        server::serve(server::start(far, &Settings::default()).await?, leaving, serve).await
+        server::serve(server::start(far, &Settings::default()).await?, leaving, &Lane::none(), serve).await
     });
     let (tunnel, driver) = client::start(near, (), &Settings::default()).await.unwrap();
-    tokio::task::spawn_local(driver);
+    tokio::task::spawn_local(async move { driver.run(&Lane::none()).await });
     tunnel
 }
 
 async fn write(stream: &mut Stream, mut data: Bytes) -> Result<(), StreamError> {
     while !data.is_empty() {
         let room = poll_fn(|cx| stream.send.poll_room(cx, data.len())).await?;
-        stream.send.send(data.split_to(room))?;
+        stream.send.send(data.split_to(room).into())?;
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ pub(super) fn register(metrics: &Metrics, view: &View) {
     add(Kind::Counter, "mesh_connections_moved", text, moved);
     let text = "Times that a shard had too much to do for its core and left it";
     add(Kind::Counter, "mesh_shards_left_home", text, left_home);
+    let text = "Times that a connection or a tunnel carried so much that it went on on the lane beside its shard";
+    add(Kind::Counter, "mesh_lane_moves", text, to_lanes);
     add(Kind::Counter, "workload_manager_proxies_stopped", "Pods that were given up since the agent's start", stopped);
     add(Kind::Counter, "mesh_capture_events", "What the capture programs did, by pod and event", capture);
     add(Kind::Gauge, "mesh_certificate_expiry_timestamp_seconds", "When each certificate expires", expiry);
@@ -80,11 +82,15 @@ fn started(view: &View, out: &mut Samples) {
 }
 
 fn moved(view: &View, out: &mut Samples) {
-    out.add(&[], view.shards.moves().0 as f64);
+    out.add(&[], view.shards.moves().placed as f64);
 }
 
 fn left_home(view: &View, out: &mut Samples) {
-    out.add(&[], view.shards.moves().1 as f64);
+    out.add(&[], view.shards.moves().left_home as f64);
+}
+
+fn to_lanes(view: &View, out: &mut Samples) {
+    out.add(&[], view.shards.moves().to_lanes as f64);
 }
 
 fn stopped(view: &View, out: &mut Samples) {

@@ -12,7 +12,7 @@ use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::copy::{self, Role};
+use super::copy::{self, Role, Socket};
 use super::dial::{self, Ports, Seen};
 use super::error::{Error, outcome};
 use super::far::Far;
@@ -29,9 +29,10 @@ use crate::model::addr::canonical;
 use crate::model::workload::AppTunnelProtocol;
 use crate::model::{Identity, Peer, Service, Workload, World};
 use crate::sys::socket::carry_streams;
+use crate::task::Roaming;
 use crate::tls;
 
-type Tls = tls::stream::Stream<TcpStream>;
+type Tls = tls::stream::Stream<Roaming>;
 
 /// Who is at the other end of one tunnel.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, peer: SocketAddr) {
     let tunnel = Rc::new(Tunnel { peer, far: Rc::clone(&far), dialled });
     let _end = leaving.clone().drop_guard();
     let streams = pod.tasks.clone();
-    let serving = server::serve(connection, leaving, |incoming| {
+    let serving = server::serve(connection, leaving, pod.placement.lane(), |incoming| {
         streams.spawn_local(stream(Rc::clone(&pod), Rc::clone(&tunnel), incoming));
     });
     // Boxed: one long-lived allocation per tunnel instead of a large task.
@@ -100,7 +101,7 @@ async fn handshake(pod: &Pod, tcp: TcpStream) -> Result<(Tls, Proven, SocketAddr
     carry_streams(tcp.as_fd()).ok();
     let workload = pod.workload().await?;
     let credentials = pod.credentials(&workload.identity).await?;
-    let accepting = tls::handshake::accept(credentials.server_config(), tcp);
+    let accepting = tls::handshake::accept(credentials.server_config(), Roaming::new(tcp));
     let (tls, shown) = match tokio::time::timeout(TLS_HANDSHAKE_LIMIT, accepting).await {
         Ok(result) => result.map_err(|error| Error::Tls(TlsFailure::of(&error)))?,
         Err(_) => return Err(Error::Tls(TlsFailure::timed_out())),
@@ -246,14 +247,14 @@ pub(super) async fn reach(
     question: &Question,
     seen: (Seen, Ports),
     record: &Record,
-) -> Result<TcpStream, Error> {
+) -> Result<Socket, Error> {
     let world = pod.world();
     question.try_out(&world);
     let permit = question.ask(&world)?;
     record.allowed_by(permit.policy());
     let app = dial::application(&pod.local.netns, &permit, seen).await?;
     record.application_socket(question.target, app.local_addr().ok());
-    Ok(app)
+    Ok(Socket::new(app))
 }
 
 async fn carry(
@@ -271,28 +272,25 @@ async fn carry(
         app = reach(pod, &request.question, (request.delivery.source(), Ports::Any), record) => app,
         () = incoming.abandoned() => return Err(Error::Abandoned),
     };
-    let app = match app {
+    let mut app = match app {
         Ok(app) => app,
         Err(error) => {
             incoming.refuse(status(&error));
             return Err(error);
         }
     };
-    let mut stream = incoming
+    let stream = incoming
         .accept(pod.baggage(&request.workload).filter(|_| pod.habits.response_baggage))
         .map_err(Error::Http2)?;
     if let Delivery::Announced(_, header) = &request.delivery {
-        copy::say_first(&app, header).await?;
+        app.say_first(header).await?;
     }
     let watched = pod.placement.watch(record, None);
     let denied = request.question.until_denied(&mut worlds);
-    let error = tokio::select! {
+    tokio::select! {
         biased;
-        () = tunnel.far.revoked.cancelled() => Error::PeerRevoked,
-        denied = denied => Error::Revoked(denied),
-        result = copy::tunnel(&app, &mut stream, Role::Server, &watched) => return Ok(result?),
-    };
-    copy::reset_on_close(&app);
-    stream.send.reset();
-    Err(error)
+        () = tunnel.far.revoked.cancelled() => Err(Error::PeerRevoked),
+        denied = denied => Err(Error::Revoked(denied)),
+        result = copy::tunnel((app, stream), Role::Server, &watched, pod.placement.lane()) => Ok(result?),
+    }
 }

@@ -9,10 +9,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::copy::{self, Count, reset_on_close};
+use super::copy::{self, Count, Socket};
 use super::dial::Ports;
 use super::direct;
 use super::error::{Error, outcome};
@@ -24,7 +23,7 @@ use super::record::{Record, Security, refuse};
 use crate::hbone::head::Authority;
 use crate::identity::Proven;
 use crate::model::route::{self, Leg};
-use crate::model::{Identity, Route, SameNode, Workload};
+use crate::model::{Identity, OrigDst, Route, SameNode, Workload};
 use crate::telemetry::reporter::Reporter;
 
 /// How long a proof is good for, if no certificate ends before: then both show their certificates again.
@@ -65,19 +64,24 @@ pub(super) fn neighbour(pod: &Pod, (source, client): (&Workload, SocketAddr), ro
     Some(Neighbour { pod: found, workload: own, leg: leg.clone(), target: *target, client, mode })
 }
 
+/// The connection's end that is here in any case.
+#[derive(Debug)]
+pub(super) struct Client<'a> {
+    pub(super) tcp: Socket,
+    pub(super) source: &'a Arc<Workload>,
+    /// Where it wanted to go.
+    pub(super) original: OrigDst,
+    /// The host name of the service that it went by.
+    pub(super) service: Option<&'a str>,
+}
+
 /// Carries one connection from its client's socket to the application, with the record of the destination.
-pub(super) async fn carry(
-    pod: &Rc<Pod>,
-    tcp: &TcpStream,
-    (source, service): (&Arc<Workload>, Option<&str>),
-    to: &Neighbour,
-    record: &Record,
-) -> Result<(), Error> {
-    let met = pod.acquaintances.meet(pod, &source.identity, to).await?;
+pub(super) async fn carry(pod: &Rc<Pod>, client: Client<'_>, to: &Neighbour, record: &Record) -> Result<(), Error> {
+    let met = pod.acquaintances.meet(pod, &client.source.identity, to).await?;
     let there = &*to.pod;
     let _busy = there.tasks.busy();
     let tunnel = Tunnel { peer: to.client, far: Rc::clone(&met.client), dialled: to.leg.next_hop.0 };
-    let asked = Asked { authority: Authority::Address(to.target), service_host: service };
+    let asked = Asked { authority: Authority::Address(to.target), service_host: client.service };
     let request = match inbound::understand(there, &tunnel, asked).await {
         Ok(request) => request,
         Err(error) => {
@@ -88,7 +92,7 @@ pub(super) async fn carry(
     let said = http::HeaderMap::new();
     let theirs = Record::open(&there.books, inbound::ends(there, &tunnel, &request, (&said, Security::Local)));
     let records = Both(record, &theirs);
-    let result = there.unless_cut(pin!(join((pod, source, to), (tcp, &met), &request, &records))).await;
+    let result = there.unless_cut(pin!(join((pod, client, to), &met, &request, &records))).await;
     theirs.finish(outcome(&result));
     match result {
         Err(error @ (Error::Denied(_) | Error::Connect { .. } | Error::ConnectTimeout { .. })) => {
@@ -100,8 +104,8 @@ pub(super) async fn carry(
 
 /// Reaches the application and moves the bytes, as long as everything that allowed it holds.
 async fn join(
-    (pod, source, to): (&Rc<Pod>, &Arc<Workload>, &Neighbour),
-    (tcp, met): (&TcpStream, &Acquaintance),
+    (pod, client, to): (&Rc<Pod>, Client<'_>, &Neighbour),
+    met: &Acquaintance,
     request: &inbound::Request,
     records: &Both<'_>,
 ) -> Result<(), Error> {
@@ -109,22 +113,20 @@ async fn join(
     let mut worlds = there.verdicts.clone();
     let seen = request.delivery.source();
     let ports = if to.mode == SameNode::Direct { Ports::Apart } else { Ports::Any };
-    let app = inbound::reach(there, &request.question, (seen, ports), records.1).await?;
-    direct::offer(pod, source, to);
+    let mut app = inbound::reach(there, &request.question, (seen, ports), records.1).await?;
+    direct::offer(pod, client.source, to);
     if let Delivery::Announced(_, header) = &request.delivery {
-        copy::say_first(&app, header).await?;
+        app.say_first(header).await?;
     }
-    let watched = pod.placement.watch(records, Some(pod.original_destination(tcp)?));
+    let watched = pod.placement.watch(records, Some(client.original.0));
     let denied = request.question.until_denied(&mut worlds);
-    let error = tokio::select! {
+    tokio::select! {
         biased;
-        () = met.client.revoked.cancelled() => Error::PeerRevoked,
-        () = met.server.revoked.cancelled() => Error::PeerRevoked,
-        denied = denied => Error::Revoked(denied),
-        result = copy::relay(tcp, &app, &watched) => return Ok(result?),
-    };
-    reset_on_close(&app);
-    Err(error)
+        () = met.client.revoked.cancelled() => Err(Error::PeerRevoked),
+        () = met.server.revoked.cancelled() => Err(Error::PeerRevoked),
+        denied = denied => Err(Error::Revoked(denied)),
+        result = copy::relay(client.tcp, app, &watched, pod.placement.lane()) => Ok(result?),
+    }
 }
 
 /// The records of both ends count the same bytes.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 
-use super::copy::{self, Role, reset_on_close};
+use super::copy::{self, Role, Socket};
 use super::dial;
 use super::direct;
 use super::error::{Error, outcome};
@@ -26,17 +26,19 @@ use crate::sys::socket::is_local;
 
 /// Serves one captured connection from its accept to its record.
 pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
-    let original = match original_destination(&pod, &tcp) {
+    let original = original_destination(&pod, &tcp);
+    let tcp = Socket::new(tcp);
+    let original = match original {
         Ok(original) => original,
-        Err(error) => return early(&tcp, Reporter::Source, client, None, &error),
+        Err(error) => return refuse(Reporter::Source, client, None, &error.to_string()),
     };
     let way = match begin(&pod, client, original).await {
         Ok(way) => way,
-        Err(error) => return early(&tcp, Reporter::Source, client, Some(original.0), &error),
+        Err(error) => return refuse(Reporter::Source, client, Some(original.0), &error.to_string()),
     };
     if let Some(neighbour) = joined::neighbour(&pod, (&way.source, way.client), &way.route) {
         // Boxed: the rarer case, and the larger one.
-        return Box::pin(next_door(&pod, &tcp, &way, &neighbour)).await;
+        return Box::pin(next_door(&pod, tcp, &way, &neighbour)).await;
     }
     // Only the far end of a tunnel in a tunnel knows who serves it, so that is opened before its record.
     let opened = match &way.route {
@@ -45,15 +47,12 @@ pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
     };
     let record =
         Record::open(&pod.books, ends(&pod, &way, opened.as_ref().and_then(|opened| opened.as_ref().ok()?.as_ref())));
-    let result = pod.unless_cut(pin!(carry(&pod, &tcp, &way, opened, &record))).await;
-    if result.is_err() {
-        reset_on_close(&tcp);
-    }
+    let result = pod.unless_cut(pin!(carry(&pod, tcp, &way, opened, &record))).await;
     record.finish(outcome(&result));
 }
 
 /// The destination is a pod of this node.
-async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neighbour) {
+async fn next_door(pod: &Rc<Pod>, tcp: Socket, way: &Way, to: &joined::Neighbour) {
     let ends = without_tunnel(ends(pod, way, None), Security::Local, to.target);
     let service = ends.service.clone();
     if service.is_some() && to.mode == SameNode::Direct {
@@ -61,10 +60,8 @@ async fn next_door(pod: &Rc<Pod>, tcp: &TcpStream, way: &Way, to: &joined::Neigh
     }
     let record = Record::open(&pod.books, ends);
     let service = service.as_deref().map(|service| &*service.key.hostname);
-    let result = pod.unless_cut(pin!(joined::carry(pod, tcp, (&way.source, service), to, &record))).await;
-    if result.is_err() {
-        reset_on_close(tcp);
-    }
+    let client = joined::Client { tcp, source: &way.source, original: way.original, service };
+    let result = pod.unless_cut(pin!(joined::carry(pod, client, to, &record))).await;
     record.finish(outcome(&result));
 }
 
@@ -81,12 +78,6 @@ pub(super) fn direct_ends(
 ) -> Ends {
     let way = Way { client, original: OrigDst(target), source: Arc::clone(source), route };
     without_tunnel(ends(pod, &way, None), Security::Direct, target)
-}
-
-/// Ends a connection whose destination never became clear.
-pub(super) fn early(tcp: &TcpStream, reporter: Reporter, src: SocketAddr, dst: Option<SocketAddr>, error: &Error) {
-    reset_on_close(tcp);
-    refuse(reporter, src, dst, &error.to_string());
 }
 
 /// Where the application wanted to go.
@@ -209,29 +200,30 @@ fn ends(pod: &Pod, way: &Way, far: Option<&Opened>) -> Ends {
 /// Moves the bytes, through what is `opened` or is opened now.
 async fn carry(
     pod: &Rc<Pod>,
-    tcp: &TcpStream,
+    tcp: Socket,
     way: &Way,
     opened: Option<Result<Option<Opened>, Error>>,
     record: &Record,
 ) -> Result<(), Error> {
     let opened = match opened {
         Some(opened) => opened?,
-        None => open(pod, way).await?,
+        // Boxed: it ends soon, and needs more than all that follows.
+        None => Box::pin(open(pod, way)).await?,
     };
     let watched = pod.placement.watch(record, Some(way.original.0));
     match opened {
-        Some(Opened { mut stream, far, headers }) => {
+        Some(Opened { stream, far, headers }) => {
             // Read, and not for as long as the connection lasts.
             drop(headers);
             tokio::select! {
                 biased;
                 () = far.revoked.cancelled() => return Err(Error::PeerRevoked),
-                result = copy::tunnel(tcp, &mut stream, Role::Client, &watched) => result?,
+                result = copy::tunnel((tcp, stream), Role::Client, &watched, pod.placement.lane()) => result?,
             }
         }
         None => {
             let server = dial::onward(&pod.local.netns, shown(&way.route).next_hop, "").await?;
-            copy::relay(tcp, &server, &watched).await?;
+            copy::relay(tcp, Socket::new(server), &watched, pod.placement.lane()).await?;
         }
     }
     Ok(())

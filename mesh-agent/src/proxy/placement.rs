@@ -21,6 +21,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::copy::Count;
 use crate::hbone::load::Burst;
 use crate::sys::cores::Homes;
+use crate::task::Lane;
 
 mod home;
 
@@ -47,6 +48,18 @@ pub(super) struct Seats {
     moved: AtomicU64,
     /// Times that a shard left its home.
     left: AtomicU64,
+    to_lanes: Arc<AtomicU64>,
+}
+
+/// What has moved between threads, or cores, since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moves {
+    /// Connections that live on another shard than they came up on.
+    pub placed: u64,
+    /// Times that a shard left a home that was crowded.
+    pub left_home: u64,
+    /// Times that a connection or a tunnel went to the lane beside its shard.
+    pub to_lanes: u64,
 }
 
 /// One shard's, on cache lines of its own.
@@ -67,6 +80,7 @@ impl Seats {
             heavy: (0..PLACES).map(|_| AtomicU32::default()).collect(),
             moved: AtomicU64::default(),
             left: AtomicU64::default(),
+            to_lanes: Arc::default(),
         }
     }
 
@@ -77,14 +91,17 @@ impl Seats {
         }
     }
 
-    /// Connections that live elsewhere than they came up.
-    pub(super) fn moved(&self) -> u64 {
-        self.moved.load(Relaxed)
+    pub(super) fn moves(&self) -> Moves {
+        Moves {
+            placed: self.moved.load(Relaxed),
+            left_home: self.left.load(Relaxed),
+            to_lanes: self.to_lanes.load(Relaxed),
+        }
     }
 
-    /// How often a shard has left a home that was crowded.
-    pub(super) fn left(&self) -> u64 {
-        self.left.load(Relaxed)
+    /// Where lanes count what comes to them.
+    pub(super) fn to_lanes(&self) -> &Arc<AtomicU64> {
+        &self.to_lanes
     }
 
     fn left_home(&self) {
@@ -158,13 +175,19 @@ pub(super) struct Placement {
     pub(super) own: usize,
     /// Without one, connections live where they come up.
     home: Option<Home>,
+    /// Where connections are that carry much.
+    lane: Lane,
 }
 
 impl Placement {
     /// `home` is the shard's core, among those of all shards.
-    pub(super) fn new(seats: Arc<Seats>, own: usize, home: Option<(usize, Homes)>) -> Self {
+    pub(super) fn new(seats: Arc<Seats>, own: usize, home: Option<(usize, Homes)>, lane: Lane) -> Self {
         let home = home.map(|(core, all)| Home::new(core, all, own));
-        Self { seats, own, home }
+        Self { seats, own, home, lane }
+    }
+
+    pub(super) fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// A listener that takes what comes up on the shard's core.

@@ -8,34 +8,36 @@ use std::sync::Arc;
 use mesh_common::abi::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use tokio::net::TcpStream;
 
-use super::copy::{self, reset_on_close};
+use super::copy::{self, Socket};
 use super::dial::{Ports, Seen};
 use super::error::{Error, outcome};
 use super::inbound;
-use super::outbound::early;
 use super::pod::Pod;
-use super::record::{Ends, Record, Reporter, Security};
+use super::record::{Ends, Record, Reporter, Security, refuse};
 use super::revoke::Question;
 use super::source;
 use crate::model::{Peer, Workload};
 
 /// Serves one captured connection from outside the mesh.
 pub(super) async fn serve(pod: Rc<Pod>, tcp: TcpStream, client: SocketAddr) {
-    let target = pod.original_destination(&tcp).ok();
-    let (workload, question) = match understand(&pod, &tcp, client).await {
+    let target = pod.original_destination(&tcp);
+    let tcp = Socket::new(tcp);
+    let known = target.as_ref().ok().copied();
+    let (workload, question) = match understand(&pod, target, client).await {
         Ok(understood) => understood,
-        Err(error) => return early(&tcp, Reporter::Destination, client, target, &error),
+        Err(error) => return refuse(Reporter::Destination, client, known, &error.to_string()),
     };
     let record = Record::open(&pod.books, ends(&pod, &workload, &question));
-    let result = pod.unless_cut(pin!(carry(&pod, &tcp, &question, &record))).await;
-    if result.is_err() {
-        reset_on_close(&tcp);
-    }
+    let result = pod.unless_cut(pin!(carry(&pod, tcp, &question, &record))).await;
     record.finish(outcome(&result));
 }
 
-async fn understand(pod: &Pod, tcp: &TcpStream, client: SocketAddr) -> Result<(Arc<Workload>, Question), Error> {
-    let target = pod.original_destination(tcp)?;
+async fn understand(
+    pod: &Pod,
+    target: Result<SocketAddr, Error>,
+    client: SocketAddr,
+) -> Result<(Arc<Workload>, Question), Error> {
+    let target = target?;
     if matches!(target.port(), HBONE_PORT | PLAINTEXT_PORT | OUTBOUND_PORT) {
         return Err(Error::SelfCall(target));
     }
@@ -69,15 +71,12 @@ fn ends(pod: &Pod, workload: &Arc<Workload>, question: &Question) -> Ends {
     }
 }
 
-async fn carry(pod: &Pod, tcp: &TcpStream, question: &Question, record: &Record) -> Result<(), Error> {
+async fn carry(pod: &Pod, tcp: Socket, question: &Question, record: &Record) -> Result<(), Error> {
     let mut worlds = pod.verdicts.clone();
     let app = inbound::reach(pod, question, (Seen::Client(question.peer.address.ip()), Ports::Any), record).await?;
     let watched = pod.placement.watch(record, None);
     tokio::select! {
-        result = copy::relay(tcp, &app, &watched) => Ok(result?),
-        denied = question.until_denied(&mut worlds) => {
-            reset_on_close(&app);
-            Err(Error::Revoked(denied))
-        }
+        result = copy::relay(tcp, app, &watched, pod.placement.lane()) => Ok(result?),
+        denied = question.until_denied(&mut worlds) => Err(Error::Revoked(denied)),
     }
 }

@@ -19,6 +19,7 @@ use super::demand::Asker;
 use super::direct::{Kernel, Shortcuts};
 use super::locals::Locals;
 use super::names::Names;
+pub use super::placement::Moves;
 use super::placement::{Placement, Seats};
 use super::pod::Pod;
 use super::record::Books;
@@ -185,9 +186,9 @@ impl Shards {
         (self.turnover.started.load(Relaxed), self.turnover.stopped.load(Relaxed))
     }
 
-    /// Connections that live on another shard than they came up on, and times that a shard left its home.
-    pub fn moves(&self) -> (u64, u64) {
-        (self.seats.moved(), self.seats.left())
+    /// What has moved since the start.
+    pub fn moves(&self) -> Moves {
+        self.seats.moves()
     }
 
     /// Where the shards are at home.

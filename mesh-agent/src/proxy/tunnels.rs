@@ -1,6 +1,5 @@
 //! Opening CONNECT streams: on a pooled tunnel, or on a tunnel of its own inside another one.
 
-use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -15,7 +14,7 @@ use super::error::{Error, HBONE_HINT};
 use super::far::Far;
 use super::pod::{Pod, TunnelKey};
 use super::record::Reporter;
-use crate::hbone::client::{OpenError, Tunnel};
+use crate::hbone::client::{Driver, OpenError, Tunnel};
 use crate::hbone::head::Connect;
 use crate::hbone::io::StreamIo;
 use crate::hbone::stream::Stream;
@@ -24,6 +23,7 @@ use crate::identity::revocation::Tracked;
 use crate::identity::{Credentials, Proven, TLS_HANDSHAKE_LIMIT, TlsFailure};
 use crate::model::{Identity, NextHop};
 use crate::sys::socket::carry_streams;
+use crate::task::Roaming;
 use crate::tls::{
     self,
     handshake::{self, Peer},
@@ -68,7 +68,7 @@ pub(super) async fn open_inside<'a>(
     let proven = Proven::to(&credentials, Reporter::Source, shown.certificates.as_deref());
     let (far, settings) = (Far::new(proven.identity), &pod.habits.tunnels);
     let (tunnel, driver) = hbone::client::start(tls, far, settings).await.map_err(Error::Http2)?;
-    pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, outer.next_hop));
+    pod.tasks.spawn_local(drive(Rc::clone(pod), driver, Rc::clone(&tunnel.peer), (proven.tracked, outer.next_hop)));
     let (stream, headers) = tunnel.open(head().request()?).await?;
     Ok(Opened { stream, headers, far: Rc::clone(&tunnel.peer) })
 }
@@ -78,7 +78,7 @@ async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Rc<Far>>, Er
     let tcp = dial::onward(&pod.local.netns, key.next_hop.0, HBONE_HINT).await?;
     // Without it the tunnel works, too.
     carry_streams(tcp.as_fd()).ok();
-    let (tls, shown) = secure(&credentials, &key.accepted, key.next_hop.0.ip(), tcp).await?;
+    let (tls, shown) = secure(&credentials, &key.accepted, key.next_hop.0.ip(), Roaming::new(tcp)).await?;
     let proven = Proven::to(&credentials, Reporter::Source, shown.certificates.as_deref());
     let ours = credentials.validity.not_after;
     let ends = proven.expires.map_or(ours, |theirs| theirs.min(ours));
@@ -86,18 +86,20 @@ async fn dial_tunnel(pod: Rc<Pod>, key: TunnelKey) -> Result<Tunnel<Rc<Far>>, Er
     let (tunnel, driver) = hbone::client::start(tls, far, settings).await.map_err(Error::Http2)?;
     // Whoever has expired since has to prove itself anew.
     tunnel.end_at(Instant::now() + ends.duration_since(SystemTime::now()).unwrap_or_default());
-    pod.tasks.spawn_local(drive(driver, Rc::clone(&tunnel.peer), proven.tracked, key.next_hop));
+    let driving = drive(Rc::clone(&pod), driver, Rc::clone(&tunnel.peer), (proven.tracked, key.next_hop));
+    pod.tasks.spawn_local(driving);
     Ok(tunnel)
 }
 
 /// Drives a tunnel until it ends, or until its far end's certificate is revoked.
-async fn drive(
-    driver: impl Future<Output = Result<(), impl Display>>,
+async fn drive<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    pod: Rc<Pod>,
+    driver: Driver<T>,
     far: Rc<Far>,
-    tracked: Option<Tracked>,
-    peer: NextHop,
+    (tracked, peer): (Option<Tracked>, NextHop),
 ) {
-    if let Some(Err(error)) = far.while_trusted(tracked, peer, driver).await {
+    let driving = driver.run(pod.placement.lane());
+    if let Some(Err(error)) = far.while_trusted(tracked, peer, driving).await {
         tracing::debug!(%error, %peer, "tunnel ended");
     }
 }

@@ -4,18 +4,28 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use tokio::task::yield_now;
 
 /// Bytes that tasks with much to move move in one round of a thread, all together...
 const ROUND: usize = 256 << 10;
+/// ... where nobody waits for little things...
+const LONG_ROUND: usize = 4 << 20;
 /// ... and each of them at least.
 const LEAST: usize = 16 << 10;
 
 thread_local! {
-    /// Tasks of this thread that have had their turn and have more to move.
-    static WAITING: Cell<usize> = const { Cell::new(0) };
+    /// Tasks of this thread that have had their turn and have more to move. Some may go on on another thread.
+    static WAITING: Arc<AtomicUsize> = Arc::default();
+    static A_ROUND: Cell<usize> = const { Cell::new(ROUND) };
+}
+
+/// On this thread all tasks have much to move.
+pub(super) fn in_long_rounds() {
+    A_ROUND.set(LONG_ROUND);
 }
 
 /// What a task may move before it is the others' turn. They are all asked, and so is the kernel for what has come for them,
@@ -26,19 +36,23 @@ pub struct Turn {
 }
 
 /// The others' turn.
-struct Others(Pin<Box<dyn Future<Output = ()> + Send>>);
+struct Others {
+    turn: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Where it is counted.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Others {
     fn first() -> Self {
-        WAITING.set(WAITING.get() + 1);
-        Self(Box::pin(yield_now()))
+        let waiting = WAITING.with(Arc::clone);
+        waiting.fetch_add(1, Relaxed);
+        Self { turn: Box::pin(yield_now()), waiting }
     }
 }
 
 impl Drop for Others {
     fn drop(&mut self) {
-        // A task that was moved to another thread is not counted there.
-        WAITING.set(WAITING.get().saturating_sub(1));
+        self.waiting.fetch_sub(1, Relaxed);
     }
 }
 
@@ -54,7 +68,7 @@ impl Turn {
         if self.left > 0 {
             return Poll::Ready(());
         }
-        ready!(self.others.get_or_insert_with(Others::first).0.as_mut().poll(cx));
+        ready!(self.others.get_or_insert_with(Others::first).turn.as_mut().poll(cx));
         self.begin();
         Poll::Ready(())
     }
@@ -72,7 +86,7 @@ impl Turn {
     /// It has waited for something: the others have had their turn.
     pub fn begin(&mut self) {
         self.others = None;
-        self.left = (ROUND / (WAITING.get() + 1)).max(LEAST);
+        self.left = (A_ROUND.get() / (WAITING.with(|waiting| waiting.load(Relaxed)) + 1)).max(LEAST);
     }
 }
 
@@ -91,6 +105,10 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local};
 
     use super::{ROUND, Turn, WAITING};
+
+    fn waiting() -> usize {
+        WAITING.with(|waiting| waiting.load(std::sync::atomic::Ordering::Relaxed))
+    }
 
     /// Moves a round's worth six times, and writes down how much at a time.
     async fn work(name: char, log: Rc<RefCell<Vec<(char, usize)>>>) {
@@ -115,7 +133,7 @@ mod tests {
             }
         };
         tasks.run_until(all).await;
-        assert_eq!(WAITING.get(), 0, "nobody is left behind");
+        assert_eq!(waiting(), 0, "nobody is left behind");
         log.take()
     }
 
@@ -139,8 +157,8 @@ mod tests {
         let mut turn = Turn::default();
         turn.moved(ROUND);
         assert!(futures_util::poll!(poll_fn(|cx| turn.poll(cx))).is_pending());
-        assert_eq!(WAITING.get(), 1);
+        assert_eq!(waiting(), 1);
         drop(turn);
-        assert_eq!(WAITING.get(), 0);
+        assert_eq!(waiting(), 0);
     }
 }

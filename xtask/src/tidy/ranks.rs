@@ -7,11 +7,12 @@ use super::source::{self, Source};
 use super::{Finding, Rule};
 
 /// Imports within one rank that are meant, each with its reason.
-const MEANT: [(&str, &str, &str); 4] = [
+const MEANT: [(&str, &str, &str); 5] = [
     ("admin", "task", "the admin server's tasks need an owner, and nothing is below both"),
     ("cli", "control", "the command line knows every command"),
     ("cli", "ctl", "the command line knows every command"),
     ("cli", "node", "the command line knows every command"),
+    ("task", "sys", "a lane is a thread of its own, and threads are the machine's"),
 ];
 const AGENT: &str = "mesh-agent/src/";
 

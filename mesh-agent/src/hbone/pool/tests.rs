@@ -14,6 +14,7 @@ use crate::hbone::client::{self, Tunnel};
 use crate::hbone::head::Connect;
 use crate::hbone::stream::Stream;
 use crate::hbone::{Settings, server};
+use crate::task::Lane;
 
 type Tunnels = Pool<&'static str, usize, &'static str>;
 
@@ -46,10 +47,10 @@ impl Dialer {
             spawn_local(async move {
                 let kept = RefCell::new(Vec::new());
                 let keep = |incoming: server::Incoming| kept.borrow_mut().push(incoming.accept(None).unwrap());
-                server::serve(server::start(far, &Settings::default()).await?, this.leaving, keep).await
+                server::serve(server::start(far, &Settings::default()).await?, this.leaving, &Lane::none(), keep).await
             });
             let (tunnel, driver) = client::start(near, nth, &Settings::default()).await.unwrap();
-            spawn_local(driver);
+            spawn_local(async move { driver.run(&Lane::none()).await });
             Ok(tunnel)
         }
     }

@@ -2,42 +2,89 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::{Broken, Count, Role, SMALLEST, add, fault_of, next_size, reset_on_close};
+use super::pace::Pace;
+use super::tally::{Clerk, Tally};
+use super::{Broken, Count, Role, SMALLEST, Socket, fault_of, next_size};
+use crate::task::{Errand, Lane, Place, Turn};
 
-/// Copies between the client's socket and the server's until both directions are done. On an error both are reset.
-pub(in crate::proxy) async fn relay(client: &TcpStream, server: &TcpStream, count: &impl Count) -> Result<(), Broken> {
-    let mut forth = Direction::new();
-    let mut back = Direction::new();
-    let mut client_fault = std::pin::pin!(client.ready(Interest::ERROR));
-    let mut server_fault = std::pin::pin!(server.ready(Interest::ERROR));
-    let result = poll_fn(|cx| {
-        let to_server = forth.poll(cx, client, server, |n| add(count, Role::Client, n)).map_err(Fault::at_client)?;
-        let to_client = back.poll(cx, server, client, |n| add(count, Role::Server, n)).map_err(Fault::at_server)?;
-        if to_server.is_ready() && to_client.is_ready() {
-            return Poll::Ready(Ok(()));
+/// Copies between the client's socket and the server's until both directions are done, here or on the lane. On an error, and
+/// if this is given up, both are reset.
+pub(in crate::proxy) fn relay<C: Count>(
+    client: Socket,
+    server: Socket,
+    count: &C,
+    lane: &Lane,
+) -> impl Future<Output = Result<(), Broken>> {
+    let clerk = Clerk::new(count);
+    let (forth, back, tally) = (Direction::new(), Direction::new(), clerk.tally());
+    // Made here, so that nothing of it has a second place in the future.
+    let copy = Box::new(Copy { client, server, forth, back, tally });
+    async move { lane.run(copy, || clerk.write()).await }
+}
+
+/// The connection, as it goes from place to place.
+#[derive(Debug)]
+struct Copy {
+    client: Socket,
+    server: Socket,
+    forth: Direction,
+    back: Direction,
+    tally: Arc<Tally>,
+}
+
+impl Errand for Copy {
+    type Outcome = Result<(), Broken>;
+
+    async fn go_on(&mut self, place: Place) -> Option<Self::Outcome> {
+        match self.copy(place).await {
+            Ok(None) => None,
+            Ok(Some(())) => {
+                self.client.ended();
+                self.server.ended();
+                Some(Ok(()))
+            }
+            Err(broken) => Some(Err(broken)),
         }
-        // A socket is not read while its data waits for the other, or when it has ended; that it is reset must be noticed
-        // all the same.
-        if !forth.reads() && client_fault.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(Broken::Local(fault_of(client))));
-        }
-        if !back.reads() && server_fault.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(Broken::Onward(fault_of(server))));
-        }
-        Poll::Pending
-    })
-    .await;
-    if result.is_err() {
-        reset_on_close(client);
-        reset_on_close(server);
     }
-    result
+}
+
+impl Copy {
+    /// None if it should be at the other place.
+    async fn copy(&mut self, place: Place) -> Result<Option<()>, Broken> {
+        let mut pace = Pace::at(place, self.tally.all());
+        let Self { client, server, forth, back, tally } = self;
+        let (client, server) = (client.here().map_err(Broken::Local)?, server.here().map_err(Broken::Onward)?);
+        let mut client_fault = std::pin::pin!(client.ready(Interest::ERROR));
+        let mut server_fault = std::pin::pin!(server.ready(Interest::ERROR));
+        let mut poll = |cx: &mut Context<'_>| -> Poll<Result<(), Broken>> {
+            let to_server = forth.poll(cx, client, server, |n| tally.add(Role::Client, n)).map_err(Fault::at_client)?;
+            let to_client = back.poll(cx, server, client, |n| tally.add(Role::Server, n)).map_err(Fault::at_server)?;
+            if to_server.is_ready() && to_client.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            // A socket is not read while its data waits for the other, or when it has ended; that it is reset must be noticed
+            // all the same.
+            if !forth.reads() && client_fault.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Broken::Local(fault_of(client))));
+            }
+            if !back.reads() && server_fault.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Broken::Onward(fault_of(server))));
+            }
+            Poll::Pending
+        };
+        poll_fn(|cx| match poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map(Some)),
+            Poll::Pending => pace.poll_leave(cx, tally.all()).map(|()| Ok(None)),
+        })
+        .await
+    }
 }
 
 /// Which socket of a direction failed.
@@ -70,6 +117,7 @@ struct Direction {
     end: usize,
     size: usize,
     state: State,
+    turn: Turn,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -80,7 +128,7 @@ enum State {
 
 impl Direction {
     fn new() -> Self {
-        Self { buffer: Vec::new(), start: 0, end: 0, size: SMALLEST, state: State::Open }
+        Self { buffer: Vec::new(), start: 0, end: 0, size: SMALLEST, state: State::Open, turn: Turn::default() }
     }
 
     fn poll(
@@ -111,7 +159,9 @@ impl Direction {
 
     fn read(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<usize>> {
         loop {
+            ready!(self.turn.poll(cx));
             if from.poll_read_ready(cx)?.is_pending() {
+                self.turn.begin();
                 self.fall_quiet();
                 return Poll::Pending;
             }
@@ -122,6 +172,7 @@ impl Direction {
                 Ok(n) => {
                     (self.start, self.end) = (0, n);
                     self.size = next_size(self.size, n);
+                    self.turn.moved(n);
                     return Poll::Ready(Ok(n));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,10 +18,12 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Broken, Count, LARGEST, Role, SMALLEST, next_size, relay, tunnel};
+use super::pace::RESTLESS;
+use super::{Broken, Count, LARGEST, Role, SMALLEST, Socket, next_size, relay, tunnel};
 use crate::hbone::client::{self, Tunnel};
 use crate::hbone::head::Connect;
 use crate::hbone::{STREAM_WINDOW, Settings, server};
+use crate::task::Lane;
 
 /// Buffers of the kernel, in each direction of each socket; it doubles them for its own needs.
 const KERNEL: u32 = 64 << 10;
@@ -34,9 +37,23 @@ enum Way {
     Tunnel,
     /// One agent between two sockets.
     Relay,
+    /// As [`Way::Tunnel`], and every piece is carried on another thread than the one before.
+    RestlessTunnel,
+    RestlessRelay,
 }
 
-const WAYS: [Way; 2] = [Way::Tunnel, Way::Relay];
+const WAYS: [Way; 4] = [Way::Tunnel, Way::Relay, Way::RestlessTunnel, Way::RestlessRelay];
+
+impl Way {
+    fn lane(self) -> Lane {
+        let restless = matches!(self, Self::RestlessTunnel | Self::RestlessRelay);
+        RESTLESS.set(restless);
+        if !restless {
+            return Lane::none();
+        }
+        Lane::start("restless", Arc::default(), || RESTLESS.set(true)).unwrap()
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -99,23 +116,22 @@ impl Path {
         let (client, near) = sockets().await;
         let (server, far) = sockets().await;
         let agents = match way {
-            Way::Relay => vec![Agent::start(move |count| async move { relay(&near, &far, &*count).await })],
-            Way::Tunnel => {
+            Way::Relay | Way::RestlessRelay => vec![Agent::start(move |count| async move {
+                relay(Socket::new(near), Socket::new(far), &*count, &way.lane()).await
+            })],
+            Way::Tunnel | Way::RestlessTunnel => {
                 let (give, mut take) = mpsc::unbounded_channel();
                 let (here, there) = tokio::io::duplex(64 << 10);
                 spawn_local(async move {
                     let accept = |incoming: server::Incoming| give.send(incoming.accept(None).unwrap()).unwrap();
-                    server::serve(
-                        server::start(there, &Settings::default()).await.unwrap(),
-                        CancellationToken::new(),
-                        accept,
-                    )
-                    .await
+                    let started = server::start(there, &Settings::default()).await.unwrap();
+                    server::serve(started, CancellationToken::new(), &way.lane(), accept).await
                 });
-                let onward = carry(near, here).await;
-                let mut stream = take.recv().await.unwrap();
-                let inward =
-                    Agent::start(move |count| async move { tunnel(&far, &mut stream, Role::Server, &*count).await });
+                let onward = carry(way, near, here).await;
+                let stream = take.recv().await.unwrap();
+                let inward = Agent::start(move |count| async move {
+                    tunnel((Socket::new(far), stream), Role::Server, &*count, &way.lane()).await
+                });
                 vec![onward, inward]
             }
         };
@@ -140,9 +156,9 @@ impl Path {
 }
 
 /// The client's agent, with a tunnel of its own over `io`.
-async fn carry(tcp: TcpStream, io: DuplexStream) -> Agent {
+async fn carry(way: Way, tcp: TcpStream, io: DuplexStream) -> Agent {
     let (tunnel_, driver): (Tunnel<()>, _) = client::start(io, (), &Settings::default()).await.unwrap();
-    spawn_local(driver);
+    spawn_local(async move { driver.run(&way.lane()).await });
     let connect = Connect {
         authority: "10.0.0.1:80".to_owned(),
         client: "10.0.0.2:4000".parse().unwrap(),
@@ -150,10 +166,10 @@ async fn carry(tcp: TcpStream, io: DuplexStream) -> Agent {
         baggage: None,
         network: None,
     };
-    let (mut stream, _) = tunnel_.open(connect.request().unwrap()).await.unwrap();
+    let (stream, _) = tunnel_.open(connect.request().unwrap()).await.unwrap();
     Agent::start(move |count| async move {
         let _open = tunnel_;
-        tunnel(&tcp, &mut stream, Role::Client, &*count).await
+        tunnel((Socket::new(tcp), stream), Role::Client, &*count, &way.lane()).await
     })
 }
 
@@ -208,11 +224,18 @@ fn equal(case: impl fmt::Debug, got: &[u8], expected: &[u8]) {
     assert_eq!((got.len(), differs), (expected.len(), None), "{case:?}");
 }
 
-/// Every agent has counted so many bytes from the client, and so many from the server.
-fn counted(case: impl fmt::Debug, agents: &[Agent], received: usize, sent: usize) {
+/// Every agent has counted so many bytes from the client, and so many from the server; what another thread has carried is
+/// counted soon.
+async fn counted(case: impl fmt::Debug, agents: &[Agent], received: usize, sent: usize) {
+    let expected = (received as u64, sent as u64);
     for agent in agents {
-        let got = (agent.count.received.get(), agent.count.sent.get());
-        assert_eq!(got, (received as u64, sent as u64), "{case:?}");
+        let got = || (agent.count.received.get(), agent.count.sent.get());
+        let told = async {
+            while got() != expected {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SOON, told).await.unwrap_or_else(|_| panic!("{case:?}: {:?} instead of {expected:?}", got()));
     }
 }
 
@@ -243,7 +266,7 @@ fn both_directions_at_once() {
                 tokio::join!(talk(path.client, up.clone(), 7), talk(path.server, down.clone(), 4099));
             equal((way, "up"), &heard_by_server, &up);
             equal((way, "down"), &heard_by_client, &down);
-            counted(way, &agents, up.len(), down.len());
+            counted(way, &agents, up.len(), down.len()).await;
             for agent in agents {
                 assert_eq!(agent.result().await, "ok", "{way:?}");
             }
@@ -271,7 +294,7 @@ fn single_bytes() {
                 }
                 equal((way, end), &read_exactly(to, words.len()).await, &words);
             }
-            counted(way, &path.agents, 30_300, 30_300);
+            counted(way, &path.agents, 30_300, 30_300).await;
         }
     });
 }
@@ -294,7 +317,7 @@ fn a_half_close_leaves_the_other_direction_open() {
             assert_eq!(read_all(&mut first_to_end).await, b"", "{way:?} {first:?}");
             let (question, answer) = (b"question".len(), answer.len());
             let (received, sent) = if first == End::Client { (question, answer) } else { (answer, question) };
-            counted((way, first), &agents, received, sent);
+            counted((way, first), &agents, received, sent).await;
             for agent in agents {
                 assert_eq!(agent.result().await, "ok", "{way:?} {first:?}");
             }
@@ -335,10 +358,10 @@ fn resets_get_through_also_after_a_half_close() {
                 reset(broken);
                 told_of_reset(case, &whole).await;
                 let expected: &[&str] = match (way, by) {
-                    (Way::Tunnel, End::Client) => &["local", "remote"],
-                    (Way::Tunnel, End::Server) => &["remote", "local"],
-                    (Way::Relay, End::Client) => &["local"],
-                    (Way::Relay, End::Server) => &["onward"],
+                    (Way::Tunnel | Way::RestlessTunnel, End::Client) => &["local", "remote"],
+                    (Way::Tunnel | Way::RestlessTunnel, End::Server) => &["remote", "local"],
+                    (Way::Relay | Way::RestlessRelay, End::Client) => &["local"],
+                    (Way::Relay | Way::RestlessRelay, End::Server) => &["onward"],
                 };
                 for (agent, expected) in agents.into_iter().zip(expected) {
                     assert_eq!(agent.result().await, *expected, "{case:?}");
@@ -403,9 +426,9 @@ fn a_reader_that_stopped_stops_the_writer() {
             // The sockets' own buffers, four of them; buffers of the agents.
             let beside = 4 * 2 * KERNEL as usize + (1 << 19);
             let most = match way {
-                Way::Relay => beside,
+                Way::Relay | Way::RestlessRelay => beside,
                 // The stream's window at the receiver, and what may wait for the wire at the sender.
-                Way::Tunnel => beside + STREAM_WINDOW as usize + (1 << 20),
+                Way::Tunnel | Way::RestlessTunnel => beside + STREAM_WINDOW as usize + (1 << 20),
             };
             assert!(written > KERNEL as usize && written < most, "{way:?} from {end:?}: {written}, {most} at most");
             // Nothing is lost by waiting, and it goes on.
@@ -458,7 +481,7 @@ fn a_peer_that_needs_no_more_is_no_failure() {
                 });
                 while connection.accept().await.is_some() {}
             });
-            let agent = carry(near, here).await;
+            let agent = carry(Way::Tunnel, near, here).await;
             if speaking {
                 // More than the peer has room for, and than the kernel keeps: the agent waits for room.
                 let words = vec![7; 1 << 20];
@@ -498,7 +521,7 @@ fn reasons_of_a_reset() {
                 send.send_reset(reason);
                 while connection.accept().await.is_some() {}
             });
-            let agent = carry(near, here).await;
+            let agent = carry(Way::Tunnel, near, here).await;
             assert_eq!(read_exactly(&mut application, 1).await, b"x");
             application.shutdown().await.unwrap();
             let end = timeout(SOON, application.read(&mut [0])).await.expect("the end comes");

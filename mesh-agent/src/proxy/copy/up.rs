@@ -1,21 +1,16 @@
 //! From the local socket into the stream.
 
-use std::cell::Cell;
 use std::io;
 use std::mem;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::{Broken, SMALLEST, next_size};
+use crate::hbone::buffer::{give_back, lend};
 use crate::hbone::stream::Sender;
 use crate::task::Turn;
-
-thread_local! {
-    /// The small buffer of the direction that fell quiet last, for whichever is next to have data.
-    static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
-}
 
 /// One direction; ready when the local end of data has been passed on, or the peer needs no more.
 #[derive(Debug)]
@@ -69,7 +64,7 @@ impl Up {
                 room => room?,
             };
             self.waits = Waits::ForData;
-            self.make_space(sender);
+            self.make_space();
             match read(tcp, &mut self.buffer, room) {
                 Ok(0) => {
                     sender.finish()?;
@@ -93,33 +88,25 @@ impl Up {
         self.waits == Waits::ForRoom
     }
 
-    fn make_space(&mut self, sender: &mut Sender) {
+    fn make_space(&mut self) {
         if self.buffer.capacity() < self.size {
-            self.buffer = match sender.recycle() {
-                Some(buffer) if buffer.capacity() >= self.size => buffer,
-                _ if self.size == SMALLEST => SPARE.take().unwrap_or_else(|| BytesMut::with_capacity(SMALLEST)),
-                _ => BytesMut::with_capacity(self.size),
-            };
+            give_back(mem::replace(&mut self.buffer, lend(self.size)));
         }
     }
 
-    /// What was read, as bytes of their own: a buffer that others share would not tell when it has left. Little data is
-    /// copied, so that what waits for the wire holds no buffer many times its size.
-    fn take(&mut self) -> Bytes {
+    /// What was read. Little data is copied, so that what waits for the wire holds no buffer many times its size.
+    fn take(&mut self) -> BytesMut {
         if self.buffer.len() * 4 < self.buffer.capacity() {
-            let data = Bytes::copy_from_slice(&self.buffer);
+            let data = BytesMut::from(&self.buffer[..]);
             self.buffer.clear();
             return data;
         }
-        mem::take(&mut self.buffer).freeze()
+        mem::take(&mut self.buffer)
     }
 
     fn fall_quiet(&mut self, sender: &mut Sender) {
         sender.give_back_room();
-        let buffer = mem::take(&mut self.buffer);
-        if buffer.capacity() == SMALLEST {
-            SPARE.set(Some(buffer));
-        }
+        give_back(mem::take(&mut self.buffer));
     }
 }
 

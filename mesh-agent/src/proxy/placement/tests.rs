@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Count, HEAVY, Moving, Placement, Seats, Weight};
 use crate::sys::cores::{Homes, usable};
+use crate::task::Lane;
 
 #[derive(Debug, Default)]
 struct Sum(Cell<u64>);
@@ -25,7 +26,7 @@ fn shards(count: usize) -> (Arc<Seats>, Vec<Placement>) {
     let seats = Arc::new(Seats::new(count));
     let homes = Homes::new(count, &[]);
     let all = (0..count)
-        .map(|own| Placement::new(Arc::clone(&seats), own, Some((usable().unwrap()[0], homes.clone()))))
+        .map(|own| Placement::new(Arc::clone(&seats), own, Some((usable().unwrap()[0], homes.clone())), Lane::none()))
         .collect();
     (seats, all)
 }
@@ -34,7 +35,7 @@ fn shards(count: usize) -> (Arc<Seats>, Vec<Placement>) {
 fn connections_stay_where_they_come_up() {
     let (seats, shards) = shards(3);
     let placed: Vec<_> = shards.iter().map(|shard| shard.place("10.0.0.1:80".parse().unwrap()).shard).collect();
-    assert_eq!((placed, seats.moved()), (vec![0, 1, 2], 0));
+    assert_eq!((placed, seats.moves().placed), (vec![0, 1, 2], 0));
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn heavy_ones_are_spread_as_soon_as_they_are_known() {
     assert_eq!(placed.iter().map(|placed| placed.shard).collect::<Vec<_>>(), [1, 2, 0, 1, 2, 0]);
     assert_eq!(shards[1].place(chat).shard, 1, "others are not meant");
     drop(placed);
-    assert_eq!((shards[2].place(bulk).shard, seats.moved()), (2, 4), "those that have ended weigh nothing");
+    assert_eq!((shards[2].place(bulk).shard, seats.moves().placed), (2, 4), "those that have ended weigh nothing");
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn without_homes_the_kernel_spreads_them() {
     let (seats, _) = shards(2);
     let bulk = "[fd00::1]:5201".parse().unwrap();
     seats.remember(bulk);
-    let shard = Placement::new(Arc::clone(&seats), 1, None);
+    let shard = Placement::new(Arc::clone(&seats), 1, None, Lane::none());
     assert!((0..4).all(|_| shard.place(bulk).shard == 1));
 }
 

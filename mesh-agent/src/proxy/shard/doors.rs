@@ -15,11 +15,14 @@ use crate::proxy::error::Error;
 use crate::proxy::placement::{Moving, Placement, Seats};
 use crate::proxy::pod::{Pod, serve_weighed};
 use crate::proxy::record::{Books, Reporter, refuse};
-use crate::sys::cores::{Homes, stay_on};
+use crate::sys::cores::{Homes, roam, stay_on};
 use crate::sys::thread::in_slices;
+use crate::task::Lane;
 
-/// How long a shard may work before others of its core do, and they before it.
-const SLICE: Duration = Duration::from_micros(200);
+/// How long a shard may work before others of its core do, and they before it. The kernel takes no less.
+const SLICE: Duration = Duration::from_micros(100);
+/// ... and its lane: a shard that has something to do interrupts it, since it asks for less.
+const LANE_SLICE: Duration = Duration::from_micros(200);
 
 pub(super) type Ask = Box<dyn FnOnce(&Rc<Books>) + Send>;
 
@@ -64,12 +67,27 @@ pub(super) fn settle(shard: usize, homes: &Homes, seats: Arc<Seats>) -> Placemen
     if let Some(Err(error)) = home.map(stay_on) {
         tracing::warn!(shard, core = home, %error, "a shard does not stay on its core");
     }
-    // Without, whoever uses a core to the full makes a shard wait for milliseconds each time.
-    if let Err(error) = in_slices(SLICE) {
-        tracing::debug!(shard, %error, "a shard has no short slices of time");
-    }
     seats.take(shard);
-    Placement::new(seats, shard, home.map(|core| (core, homes.clone())))
+    in_short_slices(shard, SLICE);
+    let around = homes.clone();
+    let begin = move || {
+        // It would stay on the shard's core, which may have enough to do.
+        roam(&around).ok();
+        in_short_slices(shard, LANE_SLICE);
+    };
+    let lane = Lane::start(&format!("lane-{shard}"), Arc::clone(seats.to_lanes()), begin);
+    let lane = lane.unwrap_or_else(|error| {
+        tracing::warn!(shard, %error, "no lane: connections that carry much make others wait");
+        Lane::none()
+    });
+    Placement::new(seats, shard, home.map(|core| (core, homes.clone())), lane)
+}
+
+/// Without, whoever uses a core to the full makes others wait for milliseconds each time.
+fn in_short_slices(shard: usize, slice: Duration) {
+    if let Err(error) = in_slices(slice) {
+        tracing::debug!(shard, %error, "a shard or its lane has no short slices of time");
+    }
 }
 
 /// Serves what another shard has handed over. A pod that comes or goes is not on all shards at the same time; its connection

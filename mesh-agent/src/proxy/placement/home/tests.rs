@@ -55,10 +55,10 @@ async fn it_leaves_when_it_has_to_wait_and_comes_back() {
     let until = Arc::clone(&stop);
     let rival = spawn("rival", move || while !until.load(Relaxed) {}).unwrap();
     work(&home, &seats, 0, At::Away);
-    assert_eq!((usable().unwrap(), seats.left()), (all.clone(), 1));
+    assert_eq!((usable().unwrap(), seats.moves().left_home), (all.clone(), 1));
     assert_eq!(takes(&old), all[0], "there are no new connections that it could not serve");
     work(&home, &seats, 1, At::AwayForAll);
-    assert_eq!((usable().unwrap(), seats.left()), (all.clone(), 1));
+    assert_eq!((usable().unwrap(), seats.moves().left_home), (all.clone(), 1));
     home.opened(&new);
     assert_eq!([takes(&old), takes(&new)], [NOWHERE; 2]);
 
