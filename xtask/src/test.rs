@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench::count;
 use crate::step::{self, say};
 use crate::{lab, setup, tidy};
 
@@ -53,6 +54,9 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     if args.e2e.is_none() {
         tally += checks(root);
         tally += unit(root);
+    }
+    if args.e2e.is_none() && !args.unit {
+        tally += counts(root);
     }
     if !args.unit {
         tally += end_to_end(root, args.e2e.as_deref().unwrap_or_default());
@@ -96,6 +100,15 @@ fn unit(root: &Path) -> Tally {
     let mut tests = cargo(root);
     tests.args(["test", "--workspace", "--lib", "--bins", "--test", "examples"]);
     tests_of("unit tests", tests.args(["--locked", "--quiet", "--no-fail-fast"]))
+}
+
+/// Beside the end-to-end tests, whose build of the agent's library it shares.
+fn counts(root: &Path) -> Tally {
+    match count::fits() {
+        true => check(step::timed("instructions of the hot path", || count::check(root))),
+        // There are none to compare with.
+        false => Tally::default(),
+    }
 }
 
 fn end_to_end(root: &Path, filter: &str) -> Tally {
