@@ -37,6 +37,7 @@ const BEHIND: u16 = 15088;
 
 /// One shard, so that all connections of a pod to another share tunnels.
 static WAYPOINTS: Fixture = Fixture { name: "waypoints", topology: waypoints };
+static JOINED: Fixture = Fixture { name: "joined waypoints", topology: || waypoints().same_node("local") };
 static NETWORKS: Fixture = Fixture { name: "networks", topology: networks };
 
 /// | node | pods |

@@ -40,11 +40,10 @@ const PROBE: u16 = 8088;
 
 /// As users run it: a shard per core.
 static MESH: Fixture = Fixture { name: "mesh", topology };
+/// Pods of one node are joined.
+static JOINED: Fixture = Fixture { name: "mesh of joined pods", topology: joining };
 /// Pods of one node talk as those of different nodes do.
-static TUNNELS: Fixture = Fixture {
-    name: "mesh of tunnels",
-    topology: || topology().node_setting("same_node", serde_json::json!({"mode": "mtls"})),
-};
+static TUNNELS: Fixture = Fixture { name: "mesh of tunnels", topology: || topology().same_node("mtls") };
 /// One namespace wants it so.
 static STRICTER: Fixture = Fixture {
     name: "mesh with a stricter namespace",
@@ -52,6 +51,10 @@ static STRICTER: Fixture = Fixture {
 };
 /// One shard, so that all connections of a pod to another share tunnels.
 static ONE_SHARD: Fixture = Fixture { name: "one shard", topology: || topology().node_setting("shards", 1) };
+
+fn joining() -> Topology {
+    topology().same_node("local")
+}
 
 /// | node | pods |
 /// |---|---|

@@ -171,6 +171,12 @@ impl Topology {
         self
     }
 
+    /// How pods of one node talk, whatever [`NODE_VARIABLE`] says: for tests that are about one of the modes.
+    #[must_use]
+    pub fn same_node(self, mode: &str) -> Self {
+        self.node_setting("same_node", serde_json::json!({"mode": mode}))
+    }
+
     /// A Kubernetes API with the lab's nodes, pods and services in it, and an istiod, which is the agents' authority.
     #[must_use]
     pub fn kubernetes(mut self, settings: crate::kube::Settings) -> Self {

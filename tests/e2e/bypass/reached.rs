@@ -63,7 +63,7 @@ pub(super) fn by_tunnels(lab: &Lab) -> Result<()> {
     let records = Records::since_now(lab);
     drop(visit(lab.pod("near"), gate.at4(APP))?);
     let line = records.wait("n2", |line| line.field("direction") == "inbound")?;
-    fields(&line, &[("mode", "local"), ("src.identity", &lab.pod("near").identity), ("dst.workload", "gate")])
+    fields(&line, &[("src.identity", &lab.pod("near").identity), ("dst.workload", "gate")])
 }
 
 /// What the pod opens is in the mesh as any pod's.

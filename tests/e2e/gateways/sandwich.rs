@@ -10,13 +10,13 @@ use mesh_e2e::envoy::Listener;
 use mesh_e2e::{Lab, Server, server, socket};
 
 use super::support::get;
-use super::{APP, BEHIND, PORT, WAYPOINTS};
+use super::{APP, BEHIND, JOINED, PORT, WAYPOINTS};
 use crate::runner::Case;
 use crate::traffic::support::{Records, SOON, connect, fields, greeting, mirror, must_be_reset};
 
 pub(super) const CASES: &[Case] = &[
     Case::shared("trap_17_application_tunnel_tells_of_the_client", &WAYPOINTS, told),
-    Case::shared("application_tunnel_to_envoy", &WAYPOINTS, envoy),
+    Case::shared("application_tunnel_to_envoy", &JOINED, envoy),
     Case::shared("application_tunnel_with_another_port", &WAYPOINTS, port),
     Case::shared("policy_sees_the_port_of_the_application_tunnel", &WAYPOINTS, policy),
 ];

@@ -91,8 +91,8 @@ pub(super) fn unenrolled(lab: &mut Lab) -> Result<()> {
     lab.publish(leave(PODS))?;
     as_before(lab, &before)?;
     for node in ["n1", "n2"] {
-        let left: Vec<_> = traces::files(lab.agent(node));
-        let expected = |file: &String| file.ends_with("admin.sock") || (node == "n1" && file.contains("stays"));
+        let left = traces::files_of_pods(lab.agent(node));
+        let expected = |file: &String| node == "n1" && file.contains("stays");
         ensure!(left.iter().all(expected), "{node}: files are left: {left:?}");
     }
     lab.publish(leave(&["stays"]))?;
@@ -113,8 +113,7 @@ pub(super) fn while_dead(lab: &mut Lab) -> Result<()> {
     lab.write(leave(PODS))?;
     lab.start_agents()?;
     mesh_e2e::eventually(super::talk::PATIENCE, || as_before(lab, &before))?;
-    let left: Vec<_> =
-        traces::files(lab.agent("n2")).into_iter().filter(|file| !file.ends_with("admin.sock")).collect();
+    let left = traces::files_of_pods(lab.agent("n2"));
     ensure!(left.is_empty(), "files are left: {left:?}");
     Ok(())
 }

@@ -138,6 +138,12 @@ pub(crate) fn files(agent: &Agent) -> Vec<String> {
     found
 }
 
+/// Those of [`files`] that are there because of pods. A running agent has its socket, and where the kernel carries connections
+/// it has the node's maps of them.
+pub(crate) fn files_of_pods(agent: &Agent) -> Vec<String> {
+    files(agent).into_iter().filter(|file| !file.ends_with(".sock") && !file.contains("/direct/")).collect()
+}
+
 fn list(path: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         match entry.file_type() {

@@ -33,6 +33,7 @@ pub(crate) fn one_node() -> Topology {
     ["alice", "bob", "server"]
         .into_iter()
         .fold(Topology::new(), |all, name| all.pod(Pod::new(name, "n1")))
+        .same_node("local")
         .without_agents()
 }
 

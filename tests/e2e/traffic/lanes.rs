@@ -10,12 +10,12 @@ use mesh_e2e::{Lab, socket};
 
 use super::long::Long;
 use super::support::{Records, connect, fields, ping_pong};
-use super::{APP, MESH, PORT};
+use super::{APP, JOINED, MESH, PORT};
 use crate::runner::{Case, say};
 
 pub(super) const CASES: &[Case] = &[
     Case::shared("bulk_goes_to_the_lane_and_comes_back", &MESH, |lab| bulk(lab, "web", "server")).limit(60),
-    Case::shared("joined_bulk_goes_to_the_lane_and_comes_back", &MESH, |lab| bulk(lab, "close", "near")).limit(60),
+    Case::shared("joined_bulk_goes_to_the_lane_and_comes_back", &JOINED, |lab| bulk(lab, "close", "near")).limit(60),
 ];
 
 const MUCH: u64 = 256 << 20;

@@ -12,13 +12,13 @@ use mesh_e2e::socket::{self, Ending};
 use mesh_e2e::{Lab, Line, RunningPod, eventually, server};
 
 use super::support::{Records, SOON, Times, quiet, timeouts};
-use super::{APP, topology};
+use super::{APP, joining, topology};
 use crate::runner::{Case, say};
 
 pub(super) const CASES: &[Case] = &[
     Case::fresh("ports_again_tunnel_ipv4", topology, |lab| closed_by_server(lab, "client", "server", RunningPod::at4)),
     Case::fresh("ports_again_tunnel_ipv6", topology, |lab| closed_by_server(lab, "client", "server", RunningPod::at6)),
-    Case::fresh("ports_again_joined", topology, |lab| closed_by_server(lab, "client", "near", RunningPod::at4)),
+    Case::fresh("ports_again_joined", joining, |lab| closed_by_server(lab, "client", "near", RunningPod::at4)),
     Case::fresh("ports_again_plaintext_in", topology, |lab| closed_by_server(lab, "plain", "near", RunningPod::at4)),
     Case::fresh("ports_again_plaintext_out", topology, |lab| closed_by_server(lab, "client", "plain", RunningPod::at4)),
     Case::fresh("ports_again_closed_by_client", topology, closed_by_client),

@@ -10,7 +10,7 @@ use mesh_e2e::{Lab, Line, Namespace, RunningPod, Server, eventually, server};
 use super::support::{
     Records, SOON, canonical, connect, fields, greeting, mirror, must_be_reset, only_tunnelled, same_family,
 };
-use super::{APP, MESH, PORT, STRICTER, TUNNELS};
+use super::{APP, JOINED, MESH, PORT, STRICTER, TUNNELS};
 use crate::runner::Case;
 
 pub(super) const CASES: &[Case] = &[
@@ -24,12 +24,12 @@ pub(super) const CASES: &[Case] = &[
     Case::shared("service_several_endpoints", &MESH, several_endpoints),
     Case::shared("service_without_healthy_endpoint", &MESH, no_healthy_endpoint),
     Case::shared("service_without_such_port", &MESH, no_such_port),
-    Case::shared("service_of_the_pod_itself", &MESH, |lab| joined(lab, "near", "near", lab.vip4("close", PORT))),
-    Case::shared("same_node_ipv4", &MESH, |lab| joined(lab, "client", "near", lab.pod("near").at4(APP))),
-    Case::shared("same_node_ipv6", &MESH, |lab| joined(lab, "client", "near", lab.pod("near").at6(APP))),
-    Case::shared("same_node_service", &MESH, |lab| joined(lab, "client", "near", lab.vip6("close", PORT))),
-    Case::shared("same_node_service_ipv4", &MESH, |lab| joined(lab, "client", "near", lab.vip4("close", PORT))),
-    Case::shared("same_node_nobody_listens", &MESH, nobody_listens),
+    Case::shared("service_of_the_pod_itself", &JOINED, |lab| joined(lab, "near", "near", lab.vip4("close", PORT))),
+    Case::shared("same_node_ipv4", &JOINED, |lab| joined(lab, "client", "near", lab.pod("near").at4(APP))),
+    Case::shared("same_node_ipv6", &JOINED, |lab| joined(lab, "client", "near", lab.pod("near").at6(APP))),
+    Case::shared("same_node_service", &JOINED, |lab| joined(lab, "client", "near", lab.vip6("close", PORT))),
+    Case::shared("same_node_service_ipv4", &JOINED, |lab| joined(lab, "client", "near", lab.vip4("close", PORT))),
+    Case::shared("same_node_nobody_listens", &JOINED, nobody_listens),
     Case::shared("mtls_of_the_pod_itself", &TUNNELS, |lab| tunnelled(lab, "near", "near", lab.vip4("close", PORT))),
     Case::shared("mtls_same_node_ipv4", &TUNNELS, |lab| tunnelled(lab, "client", "near", lab.pod("near").at4(APP))),
     Case::shared("mtls_same_node_ipv6", &TUNNELS, |lab| tunnelled(lab, "client", "near", lab.pod("near").at6(APP))),

@@ -74,7 +74,7 @@ fn next_door(lab: &Lab, machine: &Machine) -> Result<()> {
     ensure!(peer.ip() == host.at4(0).ip(), "it sees {peer}");
     drop(stream);
     let line = records.wait("n1", |line| line.field("direction") == "inbound")?;
-    fields(&line, &[("mode", "local"), ("src.identity", &host.identity), ("dst.workload", "near")])
+    fields(&line, &[("src.identity", &host.identity), ("dst.workload", "near")])
 }
 
 fn out_of_the_mesh(lab: &Lab, machine: &Machine) -> Result<()> {

@@ -107,7 +107,7 @@ pub(super) fn from_programs(lab: &mut Lab) -> Result<()> {
     ensure!(!traces::files(agent).is_empty(), "the programs did not stay");
     let _hands = Hands::start(lab, &["client", "server"])?;
     visits(lab, 80)?;
-    let left: Vec<_> = traces::files(agent).into_iter().filter(|file| !file.ends_with(".sock")).collect();
+    let left = traces::files_of_pods(agent);
     ensure!(left.is_empty(), "the programs' files are left: {left:?}");
     let changes = before.changes(&traces::of(server)?);
     let programs: Vec<_> =

@@ -2,12 +2,14 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 use super::pace::Pace;
 use super::tally::{Clerk, Tally};
@@ -60,12 +62,16 @@ impl Copy {
     async fn copy(&mut self, place: Place) -> Result<Option<()>, Broken> {
         let mut pace = Pace::at(place, self.tally.all());
         let Self { client, server, forth, back, tally } = self;
-        let (client, server) = (client.here().map_err(Broken::Local)?, server.here().map_err(Broken::Onward)?);
+        let (mut from_client, client) = client.here().map_err(Broken::Local)?;
+        let (mut from_server, server) = server.here().map_err(Broken::Onward)?;
         let mut client_fault = std::pin::pin!(client.ready(Interest::ERROR));
         let mut server_fault = std::pin::pin!(server.ready(Interest::ERROR));
+        let (client, server) = (client.as_ref(), server.as_ref());
         let mut poll = |cx: &mut Context<'_>| -> Poll<Result<(), Broken>> {
-            let to_server = forth.poll(cx, client, server, |n| tally.add(Role::Client, n)).map_err(Fault::at_client)?;
-            let to_client = back.poll(cx, server, client, |n| tally.add(Role::Server, n)).map_err(Fault::at_server)?;
+            let to_server =
+                forth.poll(cx, &mut from_client, server, |n| tally.add(Role::Client, n)).map_err(Fault::at_client)?;
+            let to_client =
+                back.poll(cx, &mut from_server, client, |n| tally.add(Role::Server, n)).map_err(Fault::at_server)?;
             if to_server.is_ready() && to_client.is_ready() {
                 return Poll::Ready(Ok(()));
             }
@@ -134,7 +140,7 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
+        from: &mut ReadHalf<'_>,
         to: &TcpStream,
         count: impl Fn(usize),
     ) -> Poll<Result<(), Fault>> {
@@ -157,28 +163,30 @@ impl Direction {
         self.state == State::Open && self.start == self.end
     }
 
-    fn read(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.turn.poll(cx));
-            if from.poll_read_ready(cx)?.is_pending() {
-                self.turn.begin();
-                self.fall_quiet();
-                return Poll::Pending;
-            }
-            if self.buffer.len() != self.size {
-                self.buffer = vec![0; self.size];
-            }
-            match from.try_read(&mut self.buffer) {
-                Ok(n) => {
-                    (self.start, self.end) = (0, n);
-                    self.size = next_size(self.size, n);
-                    self.turn.moved(n);
-                    return Poll::Ready(Ok(n));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+    fn read(&mut self, cx: &mut Context<'_>, from: &mut ReadHalf<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.turn.poll(cx));
+        // A quiet direction needs no buffer to find out that it is.
+        let readable = from.as_ref().poll_read_ready(cx)?;
+        let read = if readable.is_ready() { self.fill(cx, from) } else { Poll::Pending };
+        if read.is_pending() {
+            self.turn.begin();
+            self.fall_quiet();
         }
+        let n = ready!(read)?;
+        (self.start, self.end) = (0, n);
+        self.size = next_size(self.size, n);
+        self.turn.moved(n);
+        Poll::Ready(Ok(n))
+    }
+
+    /// Pending only after the kernel has said so, and a read that does not fill the buffer counts as that.
+    fn fill(&mut self, cx: &mut Context<'_>, from: &mut ReadHalf<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.len() != self.size {
+            self.buffer = vec![0; self.size];
+        }
+        let mut buffer = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// An idle direction keeps at most a small buffer.

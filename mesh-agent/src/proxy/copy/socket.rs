@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::Broken;
 use crate::task::Roaming;
@@ -30,9 +31,9 @@ impl Socket {
         Self { tcp: Roaming::new(tcp), end: End::Open }
     }
 
-    /// The connection, on this thread.
-    pub(super) fn here(&mut self) -> Result<&TcpStream, io::Error> {
-        self.tcp.here().map(|tcp| &*tcp)
+    /// The connection's directions, on this thread.
+    pub(super) fn here(&mut self) -> io::Result<(ReadHalf<'_>, WriteHalf<'_>)> {
+        self.tcp.here().map(TcpStream::split)
     }
 
     /// Nothing more is to be said, and nothing is missing.
@@ -42,7 +43,7 @@ impl Socket {
 
     /// Writes `head` to the application before any of the client's bytes.
     pub(in crate::proxy) async fn say_first(&mut self, head: &[u8]) -> Result<(), Broken> {
-        let tcp = self.here().map_err(Broken::Local)?;
+        let (_, tcp) = self.here().map_err(Broken::Local)?;
         let mut left = head;
         while !left.is_empty() {
             tcp.writable().await.map_err(Broken::Local)?;

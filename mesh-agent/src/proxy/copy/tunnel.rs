@@ -69,11 +69,11 @@ impl Copy {
     async fn copy(&mut self, place: Place) -> Result<Option<()>, Broken> {
         let mut pace = Pace::at(place, self.tally.all());
         let Self { tcp, stream, role, up, down, tally, .. } = self;
-        let tcp = tcp.here().map_err(Broken::Local)?;
-        let mut fault = std::pin::pin!(tcp.ready(Interest::ERROR));
+        let (mut read, write) = tcp.here().map_err(Broken::Local)?;
+        let mut fault = std::pin::pin!(write.ready(Interest::ERROR));
         let mut poll = |cx: &mut Context<'_>| -> Poll<Result<(), Broken>> {
-            let upward = up.poll(cx, tcp, &mut stream.send, |n| tally.add(*role, n))?;
-            let downward = down.poll(cx, tcp, &mut stream.receive, |n| tally.add(role.other(), n))?;
+            let upward = up.poll(cx, &mut read, &mut stream.send, |n| tally.add(*role, n))?;
+            let downward = down.poll(cx, write.as_ref(), &mut stream.receive, |n| tally.add(role.other(), n))?;
             if upward.is_ready() && downward.is_ready() {
                 return Poll::Ready(Ok(()));
             }
@@ -87,7 +87,7 @@ impl Copy {
                 return Poll::Ready(if reset.is_polite() { Ok(()) } else { Err(Broken::Remote(reset)) });
             }
             if (upward.is_ready() || up.waits_for_room()) && fault.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Broken::Local(fault_of(tcp))));
+                return Poll::Ready(Err(Broken::Local(fault_of(write.as_ref()))));
             }
             Poll::Pending
         };

@@ -1,11 +1,12 @@
 //! From the local socket into the stream.
 
-use std::io;
 use std::mem;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
-use tokio::net::TcpStream;
+use bytes::{BufMut, BytesMut};
+use tokio::net::tcp::ReadHalf;
+use tokio_util::io::poll_read_buf;
 
 use super::{Broken, SMALLEST, next_size};
 use crate::hbone::buffer::{give_back, lend};
@@ -43,14 +44,14 @@ impl Up {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        tcp: &TcpStream,
+        tcp: &mut ReadHalf<'_>,
         sender: &mut Sender,
         count: impl Fn(usize),
     ) -> Poll<Result<(), Broken>> {
         while self.done == Done::No {
             ready!(self.turn.poll(cx));
             // Readable first, room second: a quiet stream must not sit on window that others could use.
-            if tcp.poll_read_ready(cx).map_err(Broken::Local)?.is_pending() {
+            if tcp.as_ref().poll_read_ready(cx).map_err(Broken::Local)?.is_pending() {
                 self.turn.begin();
                 self.fall_quiet(sender);
                 return Poll::Pending;
@@ -65,19 +66,21 @@ impl Up {
             };
             self.waits = Waits::ForData;
             self.make_space();
-            match read(tcp, &mut self.buffer, room) {
-                Ok(0) => {
+            // What does not fill the buffer is all that there was: the kernel is not asked again, before it has told of more.
+            let Poll::Ready(read) = poll_read_buf(Pin::new(tcp), cx, &mut (&mut self.buffer).limit(room)) else {
+                continue;
+            };
+            match read.map_err(Broken::Local)? {
+                0 => {
                     sender.finish()?;
                     self.done = Done::Yes;
                 }
-                Ok(n) => {
+                n => {
                     sender.send(self.take())?;
                     self.size = next_size(self.size, n);
                     self.turn.moved(n);
                     count(n);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(Broken::Local(error))),
             }
         }
         Poll::Ready(Ok(()))
@@ -108,10 +111,4 @@ impl Up {
         sender.give_back_room();
         give_back(mem::take(&mut self.buffer));
     }
-}
-
-/// Reads at most `room` bytes.
-fn read(tcp: &TcpStream, buffer: &mut BytesMut, room: usize) -> io::Result<usize> {
-    use bytes::BufMut;
-    tcp.try_read_buf(&mut buffer.limit(room))
 }
