@@ -14,6 +14,8 @@ use tokio::task::yield_now;
 const ROUND: usize = 256 << 10;
 /// ... where nobody waits for little things...
 const LONG_ROUND: usize = 4 << 20;
+/// ... after so much of which other threads have a look in...
+const STRETCH: usize = 64 << 10;
 /// ... and each of them at least.
 const LEAST: usize = 16 << 10;
 
@@ -21,11 +23,25 @@ thread_local! {
     /// Tasks of this thread that have had their turn and have more to move. Some may go on on another thread.
     static WAITING: Arc<AtomicUsize> = Arc::default();
     static A_ROUND: Cell<usize> = const { Cell::new(ROUND) };
+    /// Bytes that may be moved before other threads are let in. None: the kernel takes care of that.
+    static A_STRETCH: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// On this thread all tasks have much to move.
+/// On this thread all tasks have much to move, and other threads of its core have not.
 pub(super) fn in_long_rounds() {
     A_ROUND.set(LONG_ROUND);
+    A_STRETCH.set(Some(STRETCH));
+}
+
+/// The kernel itself would look at its next tick whether somebody else is due, after up to 4 ms: whoever was not when it woke
+/// would wait for that.
+fn let_others_in(moved: usize) {
+    let Some(left) = A_STRETCH.get() else { return };
+    if left > moved {
+        return A_STRETCH.set(Some(left - moved));
+    }
+    A_STRETCH.set(Some(STRETCH));
+    std::thread::yield_now();
 }
 
 /// What a task may move before it is the others' turn. They are all asked, and so is the kernel for what has come for them,
@@ -81,6 +97,7 @@ impl Turn {
     /// So much has been moved.
     pub fn moved(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes);
+        let_others_in(bytes);
     }
 
     /// It has waited for something: the others have had their turn.
@@ -150,6 +167,21 @@ mod tests {
             let all: usize = round.iter().map(|(_, bytes)| bytes).sum();
             assert!(all <= ROUND * 3 / 2, "{round:?}");
         }
+    }
+
+    #[test]
+    fn who_moves_much_lets_other_threads_in() {
+        let left = || super::A_STRETCH.get();
+        let mut turn = Turn::default();
+        turn.moved(ROUND);
+        assert_eq!(left(), None, "a shard leaves that to the kernel");
+        super::in_long_rounds();
+        turn.moved(super::STRETCH - 1);
+        assert_eq!(left(), Some(1));
+        turn.moved(100);
+        assert_eq!(left(), Some(super::STRETCH), "a new one begins");
+        turn.begin();
+        assert_eq!(turn.left(), super::LONG_ROUND);
     }
 
     #[tokio::test]
