@@ -114,7 +114,9 @@ impl Written {
             format!("{day}; {cores} cores ({cpu}) for client, server and agents; kernel {kernel}"),
             format!("{}, {} s for each measurement", medians(self.rounds), self.secs),
         ];
-        lines.extend(self.peer.iter().filter(|peer| !peer.version.is_empty()).map(|peer| peer.version.clone()));
+        // Some say how they were built as well, which the line has no room for.
+        let version = |peer: &Peer| peer.version.split(" (").next().unwrap_or_default().to_owned();
+        lines.extend(self.peer.iter().map(version).filter(|version| !version.is_empty()));
         lines
     }
 }
