@@ -38,7 +38,7 @@ use crate::task::{Limited, Tasks};
 const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// How often idle tunnels are looked for.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// What a tunnel is kept under: connections that differ in any of it never share one (protocol note, section 5.7).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
