@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -29,7 +31,7 @@ impl Roaming {
         let here = Thread::current();
         if self.at != here {
             self.at = here;
-            self.tcp = self.tcp.take().map(TcpStream::into_std).transpose()?.map(TcpStream::from_std).transpose()?;
+            self.tcp = self.tcp.take().map(anew).transpose()?;
         }
         self.tcp.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -42,6 +44,14 @@ impl Roaming {
     fn pinned(self: Pin<&mut Self>) -> io::Result<Pin<&mut TcpStream>> {
         self.get_mut().here().map(Pin::new)
     }
+}
+
+/// Registers it with this thread. Failing that it is reset: an end in order would say that nothing is missing.
+fn anew(tcp: TcpStream) -> io::Result<TcpStream> {
+    SockRef::from(&tcp).set_linger(Some(Duration::ZERO))?;
+    let tcp = TcpStream::from_std(tcp.into_std()?)?;
+    SockRef::from(&tcp).set_linger(None)?;
+    Ok(tcp)
 }
 
 impl AsyncRead for Roaming {
